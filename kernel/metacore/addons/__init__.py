@@ -1,0 +1,1 @@
+"""Installed addons at run time: loading what the registry row says, heartbeats, requests of tenants, frontends."""

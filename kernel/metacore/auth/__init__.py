@@ -1,0 +1,4 @@
+"""Who the caller is: passwords, sessions, access and refresh tokens.
+
+What a caller may do is the permissions room's.
+"""

@@ -1,0 +1,4 @@
+"""The metacore command.
+
+Every subcommand is a thin shell over a room; exit codes are given here and nowhere else.
+"""

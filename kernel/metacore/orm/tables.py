@@ -1,0 +1,44 @@
+"""Every table of the kernel in one `MetaData`: what migrations are compared with and create-all makes."""
+
+from metacore.orm.accounts import AuthSession, Organization, RefreshToken, RoleGrant, User, UserGrant
+from metacore.orm.addons import (
+    Addon,
+    AddonMigration,
+    AddonModel,
+    AddonRequest,
+    AddonSchema,
+    Bundle,
+    Epoch,
+    Heartbeat,
+    Installation,
+    JournalEntry,
+    Registry,
+)
+from metacore.orm.base import Base
+from metacore.orm.events import Event, EventCounter
+
+metadata = Base.metadata
+
+__all__ = [
+    "Addon",
+    "AddonMigration",
+    "AddonModel",
+    "AddonRequest",
+    "AddonSchema",
+    "AuthSession",
+    "Base",
+    "Bundle",
+    "Epoch",
+    "Event",
+    "EventCounter",
+    "Heartbeat",
+    "Installation",
+    "JournalEntry",
+    "Organization",
+    "RefreshToken",
+    "Registry",
+    "RoleGrant",
+    "User",
+    "UserGrant",
+    "metadata",
+]
