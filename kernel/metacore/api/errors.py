@@ -1,0 +1,76 @@
+"""Every HTTP status of a failure, and the one place that turns an exception into a reply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from metacore import errors
+from metacore.api import envelope
+
+STATUS: Mapping[type[errors.MetacoreError], int] = {
+    errors.InvalidInput: 400,
+    errors.Unauthenticated: 401,
+    errors.PermissionDenied: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.StaleVersion: 412,
+    errors.PayloadTooLarge: 413,
+    errors.Refused: 422,
+    errors.TooManyRequests: 429,
+    errors.NotWired: 501,
+    errors.Unavailable: 503,
+}
+
+INTERNAL_ERROR = "internal error"
+
+
+def status_of(error: errors.MetacoreError) -> int:
+    """The status of the nearest class in the error tree that has one; 500 for those that callers must not see."""
+    for kind in type(error).__mro__:
+        if kind in STATUS:
+            return STATUS[kind]
+    return 500
+
+
+def failure_body(error: errors.MetacoreError) -> dict[str, Any]:
+    """`{"success": false, "message", "code", "errors"?}`; internals of a 500 stay out."""
+    if status_of(error) == 500:
+        return {"success": False, "message": INTERNAL_ERROR, "code": "internal"}
+    body: dict[str, Any] = {"success": False, "message": error.message, "code": error.code}
+    if error.problems:
+        body["errors"] = [problem.as_json() for problem in error.problems]
+    return body
+
+
+def failure(error: errors.MetacoreError) -> Response:
+    status = status_of(error)
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    retry_after = getattr(error, "retry_after", None)
+    if retry_after is not None:
+        headers = {**(headers or {}), "Retry-After": str(max(1, round(retry_after)))}
+    return envelope.raw(envelope.dumps(failure_body(error)), status=status, headers=headers)
+
+
+def from_validation(error: RequestValidationError) -> errors.InvalidInput:
+    """What FastAPI found wrong with a body, path or query, in the contract's words."""
+    problems = []
+    for item in error.errors():
+        location = [str(part) for part in item.get("loc", ()) if part not in ("body", "query", "path", "header")]
+        problems.append(
+            errors.Problem(".".join(location) or "body", str(item.get("type", "invalid")), str(item["msg"]))
+        )
+    first = problems[0] if problems else errors.Problem("body", "invalid", "cannot be read")
+    return errors.InvalidInput(f"invalid request: {first.field}: {first.message}", problems=problems)
+
+
+def from_http(error: HTTPException) -> Response:
+    """The envelope for an exception of the framework: unknown route, wrong method."""
+    message = error.detail if isinstance(error.detail, str) else "request refused"
+    body = {"success": False, "message": message}
+    headers = dict(error.headers) if error.headers else None
+    return envelope.raw(envelope.dumps(body), status=error.status_code, headers=headers)
