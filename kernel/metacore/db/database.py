@@ -9,7 +9,8 @@ from typing import Literal
 
 import asyncpg
 from sqlalchemy import event, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.pool import StaticPool
 
@@ -22,26 +23,53 @@ SET_ORGANIZATION = text("SELECT set_config('app.current_org', :organization, tru
 
 
 class Database:
-    """Connections of one role to one database. Make it with `Database.connect`, end it with `close`.
+    """Connections of one role to one database: make it, `open` it, end it with `close`; `connect` does the first two.
 
-    `pool` serves the hot paths on PostgreSQL and is None on SQLite. Every tenant-scoped access goes through
-    `transaction(organization_id)` or `session(organization_id)`, or sets its scope inside the statement
-    (docs/performance.md, row-level security in one trip). Nothing session-level is ever set on a pooled connection.
+    `postgres` is the pool of the hot paths. Every tenant-scoped access goes through `transaction(organization_id)` or
+    `session(organization_id)`, or sets its scope inside the statement (docs/performance.md, row-level security in one
+    trip). Nothing session-level is ever set on a pooled connection.
     """
 
     def __init__(
         self,
         url: str,
-        dialect: DialectName,
-        engine: AsyncEngine,
-        pool: asyncpg.Pool[asyncpg.Record] | None,
-        direct_url: str,
+        *,
+        direct_url: str = "",
+        pool_size: int = 10,
+        transaction_pooler: bool = False,
+        application_name: str = "metacore",
     ) -> None:
-        self.url = url
-        self.direct_url = direct_url
-        self.dialect: DialectName = dialect
-        self.engine = engine
-        self._pool = pool
+        """Describe the database at `url`: `postgresql://…`, or `sqlite:///path` (`sqlite://` is in memory).
+
+        `direct_url` reaches the same database without a pooler in between, for LISTEN and session locks.
+
+        Raises:
+            Misconfigured: an unknown kind of database, or a URL that cannot be read; never with the password.
+        """
+        try:
+            parsed = make_url(url)
+        except ArgumentError as error:
+            raise Misconfigured(
+                "the database URL cannot be read: write postgresql://user:password@host/name"
+            ) from error
+        kind = parsed.get_backend_name()
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._pool_size = pool_size
+        self._transaction_pooler = transaction_pooler
+        self._application_name = application_name
+        self.shown_url = parsed.render_as_string(hide_password=True)
+        self.dialect: DialectName
+        if kind == "sqlite":
+            self.dialect = "sqlite"
+            self.url = self.direct_url = url
+            self.engine = _sqlite_engine(url)
+        elif kind == "postgresql":
+            self.dialect = "postgresql"
+            self.url = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+            self.direct_url = direct_url or self.url
+            self.engine = _postgres_engine(parsed, pool_size, transaction_pooler, application_name)
+        else:
+            raise Misconfigured(f"database {kind!r} is not supported: use postgresql or sqlite")
 
     @classmethod
     async def connect(
@@ -53,46 +81,45 @@ class Database:
         transaction_pooler: bool = False,
         application_name: str = "metacore",
     ) -> Database:
-        """Open `url`: `postgresql://…`, or `sqlite:///path` (`sqlite://` is in memory).
+        """A described and opened database; see `__init__` and `open` for what they refuse."""
+        database = cls(
+            url,
+            direct_url=direct_url,
+            pool_size=pool_size,
+            transaction_pooler=transaction_pooler,
+            application_name=application_name,
+        )
+        await database.open()
+        return database
+
+    async def open(self) -> None:
+        """Open the pool of the hot paths. Opening an open database does nothing.
 
         Raises:
-            Misconfigured: an unknown kind of database, or one that cannot be reached; never with the password.
+            Misconfigured: the server cannot be reached or refuses the login.
         """
-        parsed = make_url(url)
-        kind = parsed.get_backend_name()
-        if kind == "sqlite":
-            return cls(url, "sqlite", _sqlite_engine(url), None, url)
-        if kind != "postgresql":
-            raise Misconfigured(f"database {kind!r} is not supported: use postgresql or sqlite")
-        plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
-        engine = create_async_engine(
-            parsed.set(drivername="postgresql+asyncpg"),
-            pool_size=max(2, pool_size // 2),
-            max_overflow=pool_size,
-            pool_pre_ping=True,
-            connect_args={
-                "server_settings": {"application_name": application_name},
-                **({"statement_cache_size": 0, "prepared_statement_cache_size": 0} if transaction_pooler else {}),
-            },
-        )
+        if self.dialect == "sqlite" or self._pool is not None:
+            return
         try:
-            pool = await pools.open_pool(
-                plain,
-                size=pool_size,
-                transaction_pooler=transaction_pooler,
-                application_name=application_name,
+            self._pool = await pools.open_pool(
+                self.url,
+                size=self._pool_size,
+                transaction_pooler=self._transaction_pooler,
+                application_name=self._application_name,
             )
         except (OSError, asyncpg.PostgresError, TimeoutError) as error:
-            await engine.dispose()
-            place = parsed.render_as_string(hide_password=True)
-            raise Misconfigured(f"cannot reach the database {place}: {error or type(error).__name__}") from error
-        return cls(plain, "postgresql", engine, pool, direct_url or plain)
+            await self.engine.dispose()
+            raise Misconfigured(
+                f"cannot reach the database {self.shown_url}: {error or type(error).__name__}"
+            ) from error
 
     @property
     def postgres(self) -> asyncpg.Pool[asyncpg.Record]:
         """The pool of the hot paths. Only for code that runs on PostgreSQL alone."""
         if self._pool is None:
-            raise Misconfigured("this needs PostgreSQL; the configured database is SQLite")
+            if self.dialect == "sqlite":
+                raise Misconfigured("this needs PostgreSQL; the configured database is SQLite")
+            raise Misconfigured(f"the database {self.shown_url} is not open")
         return self._pool
 
     @asynccontextmanager
@@ -116,8 +143,20 @@ class Database:
 
     async def close(self) -> None:
         if self._pool is not None:
-            await pools.close_pool(self._pool)
+            pool, self._pool = self._pool, None
+            await pools.close_pool(pool)
         await self.engine.dispose()
+
+
+def _postgres_engine(parsed: URL, pool_size: int, transaction_pooler: bool, application_name: str) -> AsyncEngine:
+    caches = {"statement_cache_size": 0, "prepared_statement_cache_size": 0} if transaction_pooler else {}
+    return create_async_engine(
+        parsed.set(drivername="postgresql+asyncpg"),
+        pool_size=max(2, pool_size // 2),
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        connect_args={"server_settings": {"application_name": application_name}, **caches},
+    )
 
 
 def _sqlite_engine(url: str) -> AsyncEngine:
