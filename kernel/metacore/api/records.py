@@ -1,0 +1,130 @@
+"""Rows over HTTP: one endpoint that the fast lane and the FastAPI routes share, so both answer the same bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import parse_qsl
+
+import orjson
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from metacore.api import envelope
+from metacore.api.deps import PrincipalDependency
+from metacore.api.errors import failure_body, status_of
+from metacore.api.route import KernelRoute
+from metacore.dynamic.service import DynamicService
+from metacore.errors import InvalidInput, MetacoreError, PayloadTooLarge
+from metacore.identity import Principal
+from metacore.ids import parse_uuid
+
+MAX_QUERY_FIELDS = 200
+COLLECTION_METHODS = frozenset({"GET", "POST"})
+ROW_METHODS = frozenset({"GET", "PUT", "PATCH", "DELETE"})
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsEndpoint:
+    """CRUD requests in, statuses and JSON bytes out. `max_body_bytes` bounds a JSON body."""
+
+    dynamic: DynamicService
+    max_body_bytes: int
+
+    async def respond(
+        self, principal: Principal, method: str, model: str, row: str | None, query: bytes, body: bytes
+    ) -> tuple[int, bytes]:
+        """Serve one request. `row` is the id as it stands in the URL, `query` the raw query string.
+
+        Raises:
+            MetacoreError: whatever the service refuses; the caller renders it.
+        """
+        if row is None:
+            if method == "GET":
+                return 200, await self.dynamic.list_json(principal, model, parse_query(query))
+            return 201, await self.dynamic.create_json(principal, model, self.parse_body(body))
+        row_id = parse_uuid(row)
+        if method == "GET":
+            return 200, await self.dynamic.get_json(principal, model, row_id)
+        if method == "DELETE":
+            await self.dynamic.delete(principal, model, row_id)
+            return 200, envelope.dumps({"success": True, "data": {"id": row}})
+        return 200, await self.dynamic.update_json(principal, model, row_id, self.parse_body(body))
+
+    def parse_body(self, body: bytes) -> dict[str, Any]:
+        """The JSON object of a request.
+
+        Raises:
+            InvalidInput: not JSON, or JSON that is not an object.
+            PayloadTooLarge: more than `max_body_bytes`.
+        """
+        if len(body) > self.max_body_bytes:
+            raise PayloadTooLarge(f"the body is larger than {self.max_body_bytes} bytes")
+        try:
+            values = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise InvalidInput(f"the body is not JSON: {error}", code="invalid_json") from error
+        if not isinstance(values, dict):
+            raise InvalidInput(f"the body must be a JSON object, not {_kind(values)}", code="invalid_json")
+        return values
+
+
+def parse_query(query: bytes) -> list[tuple[str, str]]:
+    """The fields of a query string, in order.
+
+    Raises:
+        InvalidInput: more than 200 fields, or percent-escapes that are not UTF-8.
+    """
+    if not query:
+        return []
+    try:
+        return parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS
+        )
+    except UnicodeDecodeError as error:
+        raise InvalidInput("the query string is not valid UTF-8", code="invalid_query") from error
+    except ValueError as error:
+        raise InvalidInput(f"the query string has more than {MAX_QUERY_FIELDS} fields", code="invalid_query") from error
+
+
+def render_failure(error: MetacoreError) -> tuple[int, bytes]:
+    return status_of(error), envelope.dumps(failure_body(error))
+
+
+def build_records_router(endpoint: RecordsEndpoint, authenticated: PrincipalDependency) -> APIRouter:
+    """The same routes for FastAPI: they answer where no lane stands in front, and they describe themselves in /docs."""
+    router = APIRouter(route_class=KernelRoute, tags=["records"])
+    caller = Annotated[Principal, Depends(authenticated)]
+
+    async def collection(request: Request, model: str, principal: caller) -> Response:
+        return await _reply(endpoint, request, principal, model, None)
+
+    async def row(request: Request, model: str, id: str, principal: caller) -> Response:
+        return await _reply(endpoint, request, principal, model, id)
+
+    for root, shown in (("/dynamic/{model}", True), ("/data/{model}/me", False), ("/data/{model}", False)):
+        for method, what in (("GET", "List rows"), ("POST", "Create a row")):
+            router.add_api_route(root, collection, methods=[method], summary=what, include_in_schema=shown)
+        for method, what in (
+            ("GET", "Read a row"),
+            ("PUT", "Update a row"),
+            ("PATCH", "Update a row"),
+            ("DELETE", "Delete a row"),
+        ):
+            router.add_api_route(f"{root}/{{id}}", row, methods=[method], summary=what, include_in_schema=shown)
+    return router
+
+
+async def _reply(
+    endpoint: RecordsEndpoint, request: Request, principal: Principal, model: str, row: str | None
+) -> Response:
+    status, body = await endpoint.respond(
+        principal, request.method, model, row, request.scope["query_string"], await request.body()
+    )
+    return envelope.raw(body, status=status)
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    return {list: "an array", str: "a string", bool: "a boolean"}.get(type(value), "a number")
