@@ -1,4 +1,4 @@
-"""The API's description: the kernel's routes for anybody, and the live models of the caller's organization after login."""
+"""The API described: the kernel's routes for anybody, the live models of the caller's organization after login."""
 
 from __future__ import annotations
 
