@@ -130,7 +130,13 @@ class InstallFailed(Refused):
 
 
 class TooManyRequests(MetacoreError):
+    """`retry_after` is the number of seconds after which trying again makes sense; None when nobody knows."""
+
     code = "too_many_requests"
+
+    def __init__(self, message: str, *, retry_after: float | None = None, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
 
 
 class NotWired(MetacoreError):
