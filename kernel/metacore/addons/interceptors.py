@@ -1,0 +1,45 @@
+"""Interceptors: code of the host that sees, changes or refuses an operation on a model before it happens.
+
+A key is `<model>::<operation>` with the operation create, update or delete. Interceptors are hooks with an owner, so
+that everything an addon registered can be taken out again when it leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, cast
+
+from metacore.dynamic.hook_points import BeforeHook, HookPoint, HookRegistry
+from metacore.errors import Misconfigured
+
+POINTS: dict[str, HookPoint] = {"create": "before_create", "update": "before_update", "delete": "before_delete"}
+Operation = Literal["create", "update", "delete"]
+
+
+class Interceptors:
+    """Registered interceptors, by addon."""
+
+    def __init__(self, hooks: HookRegistry) -> None:
+        self._hooks = hooks
+        self._removals: dict[str, list[Callable[[], None]]] = {}
+
+    def register(self, addon_key: str, key: str, interceptor: BeforeHook) -> None:
+        """Run `interceptor` before the operation that `key` (`<model>::<operation>`) names.
+
+        Raises:
+            Misconfigured: a key of another form.
+        """
+        model, separator, operation = key.partition("::")
+        if not separator or not model or operation not in POINTS:
+            raise Misconfigured(
+                f"interceptor key {key!r}: write <model>::<operation>, with the operation create, update or delete"
+            )
+        remove = self._hooks.register(POINTS[cast(Operation, operation)], model, interceptor)
+        self._removals.setdefault(addon_key, []).append(remove)
+
+    def remove(self, addon_key: str) -> int:
+        """Take out everything that `addon_key` registered; tells how many."""
+        removals = self._removals.pop(addon_key, [])
+        for removal in removals:
+            removal()
+        return len(removals)
