@@ -1,1 +1,82 @@
-"""Metacore."""
+"""Metacore's public API: what a program that embeds the kernel imports. Names load on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from metacore.addons.compiled import BootContext, CompiledAddon, Declarative, LifecycleContext
+    from metacore.app import App, AppConfig, create_asgi
+    from metacore.db.database import Database
+    from metacore.dynamic.hook_points import HookContext
+    from metacore.errors import MetacoreError, Problem, Refused
+    from metacore.host import Host, HostConfig
+    from metacore.identity import Principal
+    from metacore.metadata.model import ActionDef, ColumnDef, FieldDef, ModalMetadata, OptionDef, TableMetadata
+    from metacore.modelbase import Model
+    from metacore.permissions.store import DatabasePermissionStore, MemoryPermissionStore
+
+__version__ = version("metacore")
+
+PUBLIC: Final[dict[str, str]] = {
+    "ActionDef": "metacore.metadata.model",
+    "App": "metacore.app",
+    "AppConfig": "metacore.app",
+    "BootContext": "metacore.addons.compiled",
+    "ColumnDef": "metacore.metadata.model",
+    "CompiledAddon": "metacore.addons.compiled",
+    "Database": "metacore.db.database",
+    "DatabasePermissionStore": "metacore.permissions.store",
+    "Declarative": "metacore.addons.compiled",
+    "FieldDef": "metacore.metadata.model",
+    "HookContext": "metacore.dynamic.hook_points",
+    "Host": "metacore.host",
+    "HostConfig": "metacore.host",
+    "LifecycleContext": "metacore.addons.compiled",
+    "MemoryPermissionStore": "metacore.permissions.store",
+    "MetacoreError": "metacore.errors",
+    "ModalMetadata": "metacore.metadata.model",
+    "Model": "metacore.modelbase",
+    "OptionDef": "metacore.metadata.model",
+    "Principal": "metacore.identity",
+    "Problem": "metacore.errors",
+    "Refused": "metacore.errors",
+    "TableMetadata": "metacore.metadata.model",
+    "create_asgi": "metacore.app",
+}
+
+__all__ = [
+    "ActionDef",
+    "App",
+    "AppConfig",
+    "BootContext",
+    "ColumnDef",
+    "CompiledAddon",
+    "Database",
+    "DatabasePermissionStore",
+    "Declarative",
+    "FieldDef",
+    "HookContext",
+    "Host",
+    "HostConfig",
+    "LifecycleContext",
+    "MemoryPermissionStore",
+    "MetacoreError",
+    "ModalMetadata",
+    "Model",
+    "OptionDef",
+    "Principal",
+    "Problem",
+    "Refused",
+    "TableMetadata",
+    "__version__",
+    "create_asgi",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'metacore' has no attribute {name!r}")
+    return getattr(import_module(PUBLIC[name]), name)
