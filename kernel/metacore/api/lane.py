@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from metacore.api.middleware import ROUTE_KEY
 from metacore.api.records import COLLECTION_METHODS, ROW_METHODS, RecordsEndpoint, render_failure
 from metacore.auth.service import AuthService
 from metacore.errors import MetacoreError, PayloadTooLarge, Unauthenticated
 from metacore.identity import Principal
 
 UUID_LENGTH = 36
-ROUTE_KEY = "metacore.route"
-"""Where the lane leaves the route's template in the scope, for metrics and access logs."""
 
 
 class Lane:
