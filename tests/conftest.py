@@ -1,0 +1,126 @@
+"""A real PostgreSQL for every test that asks for one: a server per worker, a fresh migrated database per test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from metacore.db.database import Database
+from metacore.db.embedded import EmbeddedServer
+from metacore.db.migrate import create_all, migrate
+from metacore.db.roles import KERNEL_ROLE, OWNER_ROLE, prepare_database
+
+OWNER_PASSWORD = "owner of the tests"
+KERNEL_PASSWORD = "kernel of the tests"
+TEMPLATE = "metacore_template"
+QUICK_SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "autovacuum": "off",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+}
+
+numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUrls:
+    """One database, as each role reaches it."""
+
+    name: str
+    owner: str
+    kernel: str
+    superuser: str
+
+
+def urls_of(server: EmbeddedServer, database: str) -> DatabaseUrls:
+    return DatabaseUrls(
+        name=database,
+        owner=server.url(OWNER_ROLE, OWNER_PASSWORD, database),
+        kernel=server.url(KERNEL_ROLE, KERNEL_PASSWORD, database),
+        superuser=server.superuser_url.rpartition("/")[0] + "/" + database,
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[EmbeddedServer]:
+    """This worker's own server; nothing of it is kept."""
+    folder = Path(tempfile.mkdtemp(prefix="metacore-tests-"))
+    server = EmbeddedServer(folder / "postgresql", extra_settings=QUICK_SETTINGS)
+    try:
+        asyncio.run(server.start())
+        yield server
+    finally:
+        asyncio.run(server.stop())
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: EmbeddedServer) -> str:
+    """A migrated database that nobody is connected to, so it can be copied."""
+
+    async def prepare() -> None:
+        await prepare_database(
+            postgres_server.superuser_url,
+            database=TEMPLATE,
+            owner_password=OWNER_PASSWORD,
+            kernel_password=KERNEL_PASSWORD,
+        )
+        await migrate(urls_of(postgres_server, TEMPLATE).owner)
+
+    asyncio.run(prepare())
+    return TEMPLATE
+
+
+@pytest.fixture
+async def database_urls(postgres_server: EmbeddedServer, template_database: str) -> AsyncIterator[DatabaseUrls]:
+    """A fresh, migrated database of this test."""
+    name = f"test_{os.getpid()}_{next(numbers)}"
+    admin = await asyncpg.connect(postgres_server.superuser_url)
+    try:
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template_database} OWNER {OWNER_ROLE}")
+        # Privileges of a database are not copied with it.
+        await admin.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+        await admin.execute(f"GRANT CONNECT ON DATABASE {name} TO {OWNER_ROLE}, {KERNEL_ROLE}")
+        try:
+            yield urls_of(postgres_server, name)
+        finally:
+            await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await admin.close()
+
+
+@pytest.fixture
+async def owner_db(database_urls: DatabaseUrls) -> AsyncIterator[Database]:
+    """The test's database as the role that owns it: every organization's rows, DDL."""
+    database = await Database.connect(database_urls.owner, pool_size=4)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def kernel_db(database_urls: DatabaseUrls) -> AsyncIterator[Database]:
+    """The test's database as the kernel's role, which row-level security holds."""
+    database = await Database.connect(database_urls.kernel, pool_size=4)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def sqlite_db(tmp_path: Path) -> AsyncIterator[Database]:
+    """A migrated SQLite file."""
+    database = await Database.connect(f"sqlite:///{tmp_path / 'metacore.db'}")
+    await create_all(database)
+    yield database
+    await database.close()
