@@ -10,6 +10,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from metacore.manifest.parts import Backend as Backend
+from metacore.manifest.parts import Frontend as Frontend
+from metacore.manifest.parts import Icon as Icon
+from metacore.manifest.parts import InboundWebhook as InboundWebhook
+from metacore.manifest.parts import Requirement as Requirement
+from metacore.manifest.parts import Schedule as Schedule
+
 
 class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +47,7 @@ class Option(Value):
     label: str
     color: str = ""
     icon: str = ""
+    image: str = ""
 
 
 class OptionsSource(Value):
@@ -101,6 +109,8 @@ class Column(Value):
     display_config: dict[str, Any] = {}
     options: tuple[Option, ...] = ()
     options_source: OptionsSource | None = None
+    options_provider: str = ""
+    """Names a list that the host computes (`options_source` of v3), or ''."""
     depends_on: str = ""
     scan: bool = False
     section: str = ""
@@ -109,6 +119,7 @@ class Column(Value):
     sequence: str = ""
     tooltip: str = ""
     description: str = ""
+    comment: str = ""
 
     @property
     def secret(self) -> bool:
@@ -117,6 +128,8 @@ class Column(Value):
 
 
 class Rollup(Value):
+    """`target`, a column of the parent, is kept at `fn` of its children's `source` column, or of `expr` over them."""
+
     target: str
     fn: Literal["sum", "count", "avg", "min", "max"]
     source: str = ""
@@ -124,7 +137,8 @@ class Rollup(Value):
 
 
 class Relation(Value):
-    """`references` is the column pointed to. `pivot` is the join table: always and only for many_to_many."""
+    """`references` is the column pointed to. `pivot` is the join table: always and only for many_to_many.
+    `scope` narrows the children by equality, column by column."""
 
     name: str
     kind: Literal["one_to_many", "many_to_many", "belongs_to"]
@@ -134,7 +148,8 @@ class Relation(Value):
     pivot: str = ""
     embed: bool = False
     readonly: bool = False
-    scope: str = ""
+    scope: dict[str, Any] = {}
+    label: str = ""
     rollups: tuple[Rollup, ...] = ()
 
 
@@ -146,10 +161,15 @@ class Index(Value):
 
 
 class ForeignKey(Value):
+    """`references_table` is a table of this addon, unless `references_addon` names another one. Only a `physical` key
+    becomes a database constraint, and only within the addon."""
+
     column: str
     references_table: str
     references_column: str = "id"
     on_delete: Literal["no action", "restrict", "cascade", "set null"] = "no action"
+    references_addon: str = ""
+    physical: bool = True
 
 
 class Formula(Value):
@@ -162,11 +182,19 @@ class Formula(Value):
 
 
 class Sequence(Value):
-    """`format` holds one `{seq}` or `{seq:06}` field; `scope` is '' (per organization) or a column."""
+    """`format` holds one `{seq}` or `{seq:06}` field; `scope` is '' (per organization) or a column of the model."""
 
     key: str
     scope: str = ""
     format: str = "{seq}"
+
+
+class Stage(Value):
+    key: str
+    label: str = ""
+    color: str = ""
+    order: int = 0
+    final: bool = False
 
 
 class Transition(Value):
@@ -175,6 +203,8 @@ class Transition(Value):
 
 
 class OnTransition(Value):
+    """What follows a move from `source` to `target`, stage keys or '' for any. `do` is a handler: `wasm:fn`, …"""
+
     source: str = ""
     target: str = ""
     set: dict[str, Any] = {}
@@ -190,11 +220,12 @@ class Seed(Value):
 
 
 class ModelDefinition(Value):
-    """One model: reachable by `key` and by `table`.
+    """One model: reachable by `key` and by `table`. `formulas` stand in the order in which they must be computed.
 
     `columns` hold declared ones only; the kernel's own (id, organization_id, created_by_id, created_at, updated_at,
     deleted_at) are implied. `table_metadata` and `modal_metadata` are the wire objects of contract 4, when the
     manifest gave them. `declared` is false for a model that is only listed: its columns come from the database.
+    `kernel_columns` holds what the author said of the kernel's own columns (labels, display); it changes no table.
     """
 
     key: str
@@ -215,21 +246,16 @@ class ModelDefinition(Value):
     locking: Literal["", "row"] = ""
     stage_field: str = ""
     stages: tuple[str, ...] = ()
+    stage_details: tuple[Stage, ...] = ()
     transitions: tuple[Transition, ...] = ()
     on_transition: tuple[OnTransition, ...] = ()
     importable: dict[str, Any] | bool = True
     table_metadata: dict[str, Any] | None = None
     modal_metadata: dict[str, Any] | None = None
+    kernel_columns: tuple[Column, ...] = ()
 
     def column(self, name: str) -> Column | None:
         return next((column for column in self.columns if column.name == name), None)
-
-
-class Requirement(Value):
-    key: str
-    version: str = "*"
-    optional: bool = False
-    reason: str = ""
 
 
 class Capability(Value):
@@ -246,6 +272,9 @@ class NavigationItem(Value):
     icon: str = ""
     model: str = ""
     permission: str = ""
+    view_type: str = ""
+    group_by: str = ""
+    filter: dict[str, Any] = {}
     items: tuple[NavigationItem, ...] = ()
 
 
@@ -257,20 +286,30 @@ class NavigationGroup(Value):
 
 
 class Setting(Value):
+    """`validation` is a rule for the value: a regular expression or a validator's name."""
+
     key: str
     label: str = ""
     type: str = "string"
     default_value: Any = None
     options: tuple[Option, ...] = ()
     secret: bool = False
+    required: bool = False
+    description: str = ""
+    validation: str = ""
 
 
 class ActionDefinition(Value):
-    """`model` is a model key. `trigger` is '' when the manifest names none (then hooks or backend.url decide)."""
+    """`model` is a model key, '' for an action of the addon itself. `trigger` is '' when the manifest names none (then
+    hooks or backend.url decide). `function` is the export of a wasm trigger, or the compiled or connector function."""
 
     key: str
     model: str
+    name: str = ""
     label: str = ""
+    type: str = ""
+    link_url: str = ""
+    condition: Any = None
     placement: Literal["", "row", "table", "create"] = ""
     trigger: Literal["", "wasm", "webhook", "compiled", "connector", "noop"] = ""
     function: str = ""
@@ -288,40 +327,14 @@ class ActionDefinition(Value):
     idempotency_key_field: str = ""
 
 
-class Frontend(Value):
-    entry: str
-    format: Literal["federation", "script"] = "federation"
-    expose: str = ""
-    integrity: str = ""
-    container: str = ""
-    layout: Literal["shell", "immersive"] = "shell"
-
-
-class Backend(Value):
-    runtime: Literal["webhook", "wasm", "binary"]
-    entry: str = ""
-    url: str = ""
-    exports: tuple[str, ...] = ()
-    memory_limit_mb: int = 64
-    timeout_ms: int = 10_000
-
-
-class Schedule(Value):
-    key: str
-    every: str
-    do: dict[str, Any] | str
-
-
-class InboundWebhook(Value):
-    key: str
-    path: str
-    verify: str = ""
-    secret_ref: str = ""
-    do: dict[str, Any] | str | None = None
-
-
 class Manifest(Value):
-    """One addon as its author declared it. `raw` is the JSON as read, which clients get back from `GET manifests`."""
+    """One addon as its author declared it. `raw` is the JSON as read, which clients get back from `GET manifests`.
+
+    `lifecycle` maps install, uninstall, enable and disable to lists of handlers `{type, function, url, …}`, and upgrade
+    to a list of `{from, type, function}`. `lifecycle_hooks` are the v2 hooks around rows, as written: lists of
+    `{event, target, …}` by event or by model. `contributions` is the v3 object as written; what has a field of its own
+    here stands in both. `preset`, `theme` and `connector_pack` belong to the kinds of those names.
+    """
 
     api: Literal["v2", "v3"]
     kind: str = "Addon"
@@ -330,6 +343,15 @@ class Manifest(Value):
     description: str = ""
     version: str
     category: str = ""
+    icon: Icon = Icon()
+    author: str = ""
+    website: str = ""
+    license: str = ""
+    readme: str = ""
+    screenshots: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    countries: tuple[str, ...] = ()
+    price: Any = None
     kernel: str = "*"
     requires: tuple[Requirement, ...] = ()
     isolation: Isolation = Isolation.SHARED
@@ -343,8 +365,13 @@ class Manifest(Value):
     tools: tuple[dict[str, Any], ...] = ()
     events: tuple[str, ...] = ()
     lifecycle: dict[str, Any] = {}
+    lifecycle_hooks: dict[str, Any] = {}
+    default_locale: str = ""
     i18n: dict[str, dict[str, str]] = {}
     """Translations by locale: `{"en": {"models.tickets.title": "Tickets"}}`."""
+    i18n_files: tuple[tuple[str, str], ...] = ()
+    """Further translations: (locale, path in the bundle). `read_bundle` merges them into `i18n`."""
+    metadata_i18n: dict[str, Any] = {}
     frontend: Frontend | None = None
     backend: Backend | None = None
     connectors: tuple[dict[str, Any], ...] = ()
@@ -354,6 +381,13 @@ class Manifest(Value):
     permissions: tuple[str, ...] = ()
     extensions: tuple[dict[str, Any], ...] = ()
     contributions: dict[str, Any] = {}
+    subscriptions: tuple[dict[str, Any], ...] = ()
+    extension_points: dict[str, Any] = {}
+    billing: dict[str, Any] = {}
+    signature: dict[str, Any] = {}
+    preset: dict[str, Any] = {}
+    theme: dict[str, Any] = {}
+    connector_pack: dict[str, Any] = {}
     raw: dict[str, Any] = {}
 
     def model(self, key: str) -> ModelDefinition | None:
