@@ -180,7 +180,7 @@ class EmbeddedServer:
         command = [str(programs / "postgres"), "-D", _shown_to(account, self._cluster), "-p", str(self.port)]
         for name, value in self._settings.items():
             command += ["-c", f"{name}={value}"]
-        with self._log.open("ab") as log:
+        with open(self._log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
             # A session of its own: Ctrl-C in the terminal is for us, who close connections first and stop it then.
             self._process = subprocess.Popen(  # noqa: S603 - a program of the wheel, arguments of ours.
                 command,
