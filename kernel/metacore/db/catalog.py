@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import asyncpg
+from typing import TYPE_CHECKING, TypeAlias
 
 from metacore.db.rls import quoted
+
+if TYPE_CHECKING:
+    import asyncpg
+    from asyncpg.pool import PoolConnectionProxy
+
+PostgresConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ class StoredTable:
 
 
 async def read_schema(
-    connection: asyncpg.Connection[asyncpg.Record], schema: str, *, probe_rows: bool = False
+    connection: PostgresConnection, schema: str, *, probe_rows: bool = False
 ) -> dict[str, StoredTable]:
     """Every table of `schema` by name; an unknown schema has none.
 
@@ -98,7 +103,7 @@ async def read_schema(
     }
 
 
-async def _filled(connection: asyncpg.Connection[asyncpg.Record], schema: str, tables: list[str]) -> frozenset[str]:
+async def _filled(connection: PostgresConnection, schema: str, tables: list[str]) -> frozenset[str]:
     if not tables:
         return frozenset()
     probes = ", ".join(f"EXISTS (SELECT FROM {quoted(schema)}.{quoted(table)})" for table in tables)
