@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,16 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field
 class Wire(BaseModel):
     """Reads contract keys (camelCase) or Python names; `as_json` omits empty optional keys."""
 
+    KEEP: ClassVar[frozenset[str]] = frozenset()
+    """The keys that are written even when they are empty."""
+
     model_config = ConfigDict(populate_by_name=True, extra="ignore", frozen=True)
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object, without keys whose value is None, '', [] or {} — except those in `KEEP`."""
-        keep: frozenset[str] = getattr(type(self), "KEEP", frozenset())
         shown: dict[str, Any] = {}
         for name, info in type(self).model_fields.items():
             key = info.alias or name
             value = _plain(getattr(self, name))
-            if key in keep or (
+            if key in self.KEEP or (
                 value is not None and value != "" and value != [] and value != {} and value is not False
             ):
                 shown[key] = value
@@ -35,7 +37,7 @@ def _plain(value: Any) -> Any:
 
 
 class OptionDef(Wire):
-    KEEP = frozenset({"value", "label"})
+    KEEP: ClassVar[frozenset[str]] = frozenset({"value", "label"})
     value: Any
     label: str = ""
     color: str = ""
@@ -50,7 +52,7 @@ class ValidationDef(Wire):
 
 
 class ColumnDef(Wire):
-    KEEP = frozenset({"key", "label", "type", "sortable", "filterable"})
+    KEEP: ClassVar[frozenset[str]] = frozenset({"key", "label", "type", "sortable", "filterable"})
     key: str
     label: str = ""
     type: str = "text"
@@ -73,14 +75,17 @@ class ColumnDef(Wire):
 
 
 class FieldDef(Wire):
-    """`type` is one of text, textarea, select, search, number, date, email, url, boolean, image."""
+    """`type` is one of text, textarea, select, search, number, date, email, url, boolean, image.
 
-    KEEP = frozenset({"key", "label", "type", "required"})
+    `validation` is a string where an author wrote one (`min:3|max:200`): such a rule is the client's to read.
+    """
+
+    KEEP: ClassVar[frozenset[str]] = frozenset({"key", "label", "type", "required"})
     key: str
     label: str = ""
     type: str = "text"
     required: bool = False
-    validation: ValidationDef | None = None
+    validation: ValidationDef | str | None = None
     options: list[OptionDef] = []
     default_value: Any = Field(default=None, alias="defaultValue")
     hide_in_view: bool = Field(default=False, alias="hideInView")
@@ -90,7 +95,7 @@ class FieldDef(Wire):
 
 
 class ActionDef(Wire):
-    KEEP = frozenset({"key", "label"})
+    KEEP: ClassVar[frozenset[str]] = frozenset({"key", "label"})
     key: str
     name: str = ""
     label: str = ""
@@ -110,7 +115,7 @@ class ActionDef(Wire):
 class FilterDef(Wire):
     """`type` is one of select, boolean, date_range, number_range, text."""
 
-    KEEP = frozenset({"key", "label", "type", "column"})
+    KEEP: ClassVar[frozenset[str]] = frozenset({"key", "label", "type", "column"})
     key: str
     label: str = ""
     type: str = "text"
@@ -121,7 +126,9 @@ class FilterDef(Wire):
 
 
 class TableMetadata(Wire):
-    KEEP = frozenset({"title", "columns", "enableCRUDActions", "perPageOptions", "defaultPerPage"})
+    KEEP: ClassVar[frozenset[str]] = frozenset(
+        {"title", "columns", "enableCRUDActions", "perPageOptions", "defaultPerPage"}
+    )
     title: str = ""
     columns: list[ColumnDef] = []
     search_columns: list[str] = Field(default=[], alias="searchColumns")
@@ -134,7 +141,7 @@ class TableMetadata(Wire):
 
 
 class ModalMetadata(Wire):
-    KEEP = frozenset({"title", "fields"})
+    KEEP: ClassVar[frozenset[str]] = frozenset({"title", "fields"})
     title: str = ""
     create_title: str = Field(default="", alias="createTitle")
     edit_title: str = Field(default="", alias="editTitle")
