@@ -18,6 +18,7 @@ from metacore.manifest.model import (
     OptionsSource,
     Relation,
     Rollup,
+    Stage,
 )
 from metacore.metadata.derive import derive_modal, derive_table
 from metacore.metadata.widgets import FIELD_TYPES
@@ -174,6 +175,18 @@ def test_every_column_type_has_a_field_type_and_a_cell_type(kind: ColumnType) ->
     assert table(column)["columns"][0]["type"]
 
 
+def test_what_the_author_says_of_a_kernel_column_is_heard() -> None:
+    said = Column(name="created_at", type=ColumnType.TIMESTAMP, label="Opened", display="relative")
+    shown = table(kernel_columns=(said,), table_metadata={"columns": [{"key": "created_at"}]})
+    assert (shown["columns"][0]["label"], shown["columns"][0]["cellStyle"]) == ("Opened", "relative")
+    assert modal(kernel_columns=(said,))["fields"] == []
+
+
+def test_a_list_that_the_host_computes_is_fetched_through_the_own_model() -> None:
+    field = modal(Column(name="currency", type=ColumnType.STRING, options_provider="currencies"))["fields"][0]
+    assert (field["type"], field["searchEndpoint"]) == ("select", "/options/tickets?field=currency")
+
+
 def test_a_declared_field_with_a_widget_for_a_type_gets_a_type_that_clients_know() -> None:
     shown = modal(
         Column(name="tags", type=ColumnType.JSONB),
@@ -237,10 +250,16 @@ def test_options_written_in_the_form_only_reach_the_table_too() -> None:
 
 
 def test_the_stages_of_a_model_are_the_options_of_its_stage_field() -> None:
-    field = modal(Column(name="stage", type=ColumnType.STRING), stage_field="stage", stages=("new", "in_progress"))[
-        "fields"
-    ][0]
-    assert field["options"] == [{"value": "new", "label": "New"}, {"value": "in_progress", "label": "In progress"}]
+    field = modal(
+        Column(name="stage", type=ColumnType.STRING),
+        stage_field="stage",
+        stages=("new", "in_progress"),
+        stage_details=(Stage(key="new", label="Fresh", color="blue"), Stage(key="in_progress")),
+    )["fields"][0]
+    assert field["options"] == [
+        {"value": "new", "label": "Fresh", "color": "blue"},
+        {"value": "in_progress", "label": "In progress"},
+    ]
 
 
 def test_filters_follow_the_type_of_a_column() -> None:
@@ -360,14 +379,23 @@ def test_no_words_are_put_in_front_of_a_title_that_is_translated() -> None:
 def test_actions_stand_where_they_were_placed() -> None:
     actions = [
         ActionDefinition(key="close", model="tickets", label="Close", requires_state=("open",), confirm=True),
-        ActionDefinition(key="sweep", model="tickets", placement="table"),
+        ActionDefinition(
+            key="sweep", model="tickets", placement="table", name="sweep_all", type="link", link_url="/sweep"
+        ),
         ActionDefinition(key="from_mail", model="tickets", placement="create", fields=({"name": "mail_id"},)),
         ActionDefinition(key="other", model="customers"),
     ]
     definition = model(Column(name="title", type=ColumnType.STRING))
     assert derive_table(definition, actions).as_json()["actions"] == [
         {"key": "close", "name": "close", "label": "Close", "confirm": True, "requiresState": ["open"]},
-        {"key": "sweep", "name": "sweep", "label": "Sweep", "isCollection": True},
+        {
+            "key": "sweep",
+            "name": "sweep_all",
+            "label": "Sweep",
+            "type": "link",
+            "linkUrl": "/sweep",
+            "isCollection": True,
+        },
     ]
     assert derive_modal(definition, actions).as_json()["customActions"] == [
         {

@@ -252,11 +252,14 @@ def _action(action: ActionDefinition) -> ActionDef:
     fields = [read_shape(FieldDef, _keyed(raw), f"{path}.fields[{index}]") for index, raw in enumerate(raw_fields)]
     shape = {
         "key": action.key,
-        "name": action.key,
+        "name": action.name or action.key,
         "label": action.label or humanize(action.key),
         "icon": action.icon,
         "class": action.css_class,
         "color": action.color,
+        "type": action.type,
+        "linkUrl": action.link_url,
+        "condition": action.condition,
         "confirm": action.confirm,
         "confirmMessage": action.confirm_message,
         "fields": [_filled_field(field, None) for field in fields],

@@ -50,7 +50,8 @@ class Facts:
     @property
     def field_type(self) -> str:
         """One of the ten field types of contract 4."""
-        if self.options or (self.column is not None and self.column.options_source is not None):
+        source = self.column
+        if self.options or (source is not None and (source.options_source is not None or source.options_provider)):
             return "select"
         if self.widget in widgets.FIELD_OF_WIDGET:
             return widgets.FIELD_OF_WIDGET[self.widget]
@@ -94,8 +95,7 @@ def facts_of(definition: ModelDefinition, name: str) -> Facts | None:
     """Facts of the column `name`; None when the model has no such column."""
     column = definition.column(name)
     if column is None:
-        kind = KERNEL_COLUMNS.get(name)
-        return Facts(name, kind, humanize(name)) if kind is not None else None
+        return _kernel_facts(definition, name)
     relation = next(
         (item for item in definition.relations if item.kind == "belongs_to" and item.foreign_key == name), None
     )
@@ -115,6 +115,15 @@ def facts_of(definition: ModelDefinition, name: str) -> Facts | None:
     )
 
 
+def _kernel_facts(definition: ModelDefinition, name: str) -> Facts | None:
+    kind = KERNEL_COLUMNS.get(name)
+    if kind is None:
+        return None
+    said = next((column for column in definition.kernel_columns if column.name == name), None)
+    label = said.label if said is not None and said.label else humanize(name, reference=kind is ColumnType.UUID)
+    return Facts(name, kind, label, column=said, widget=said.widget if said is not None else "")
+
+
 def _options(definition: ModelDefinition, column: Column) -> tuple[OptionDef, ...]:
     if column.options:
         return tuple(
@@ -122,16 +131,28 @@ def _options(definition: ModelDefinition, column: Column) -> tuple[OptionDef, ..
             for option in column.options
         )
     if column.name == definition.stage_field:
-        return tuple(OptionDef(value=stage, label=humanize(stage)) for stage in definition.stages)
-    if column.options_source is not None:
+        return _stages(definition)
+    if column.options_source is not None or column.options_provider:
         return ()
     return declared_options(definition, column.name)
+
+
+def _stages(definition: ModelDefinition) -> tuple[OptionDef, ...]:
+    details = {stage.key: stage for stage in definition.stage_details}
+    return tuple(
+        OptionDef(
+            value=key,
+            label=(details[key].label if key in details else "") or humanize(key),
+            color=details[key].color if key in details else "",
+        )
+        for key in definition.stages
+    )
 
 
 def _endpoint(definition: ModelDefinition, column: Column, ref: str, options: tuple[OptionDef, ...]) -> str:
     if options:
         return ""
-    if column.options_source is not None:
+    if column.options_source is not None or column.options_provider:
         return f"/options/{definition.key}?field={column.name}"
     return f"/options/{ref}" if ref else ""
 
