@@ -47,11 +47,11 @@ format: $(STAMP) ## Format the code
 	@$(BIN)/ruff format .
 
 lock: $(BIN)/uv ## Pin requirements again
-	@for name in uv dev runtime; do \
+	@for name in uv dev image; do \
 	  case $$name in \
 	    uv) input=requirements/uv.in; extra= ;; \
 	    dev) input=pyproject.toml; extra="--all-extras --group dev" ;; \
-	    runtime) input=pyproject.toml; extra="--all-extras" ;; \
+	    image) input="pyproject.toml requirements/image.in"; extra= ;; \
 	  esac; \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --no-emit-index-url $$extra $$input --output-file requirements/$$name.txt || exit 1; \
