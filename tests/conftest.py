@@ -13,6 +13,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from tests.fixtures.sessions import session_leaks
 
 from metacore.db.database import Database
 from metacore.db.embedded import EmbeddedServer
@@ -105,22 +106,33 @@ async def database_urls(postgres_server: EmbeddedServer, template_database: str)
 async def owner_db(database_urls: DatabaseUrls) -> AsyncIterator[Database]:
     """The test's database as the role that owns it: every organization's rows, DDL."""
     database = await Database.connect(database_urls.owner, pool_size=4)
-    yield database
-    await database.close()
+    try:
+        yield database
+        assert await session_leaks(database) == []
+    finally:
+        await database.close()
 
 
 @pytest.fixture
 async def kernel_db(database_urls: DatabaseUrls) -> AsyncIterator[Database]:
-    """The test's database as the kernel's role, which row-level security holds."""
+    """The test's database as the kernel's role, which row-level security holds.
+
+    A released connection is not reset, so whatever a test ran must have left nothing on it.
+    """
     database = await Database.connect(database_urls.kernel, pool_size=4)
-    yield database
-    await database.close()
+    try:
+        yield database
+        assert await session_leaks(database) == []
+    finally:
+        await database.close()
 
 
 @pytest.fixture
 async def sqlite_db(tmp_path: Path) -> AsyncIterator[Database]:
     """A migrated SQLite file."""
     database = await Database.connect(f"sqlite:///{tmp_path / 'metacore.db'}")
-    await create_all(database)
-    yield database
-    await database.close()
+    try:
+        await create_all(database)
+        yield database
+    finally:
+        await database.close()

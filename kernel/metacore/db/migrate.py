@@ -27,7 +27,8 @@ async def migrate(owner_url: str, *, kernel_role: str = KERNEL_ROLE) -> str:
     """Bring the database to this build's head as its owner, give `kernel_role` its rights, return the revision.
 
     All of it is one transaction under an advisory lock, so several may call it at once. A database that is ahead of
-    this build (a rollback of the program) is left as it is.
+    this build (a rollback of the program) is left as it is. When the owner itself is `kernel_role`, as when a host
+    embeds the kernel on one role, there are no rights to give.
 
     Raises:
         Misconfigured: the database cannot be reached, `kernel_role` does not exist, or the login may not do DDL.
@@ -91,11 +92,14 @@ async def _migrate(database: Database, kernel_role: str | None) -> str:
         async with database.transaction(None) as connection:
             if database.dialect == "postgresql":
                 await _begin(connection, kernel_role)
+            else:
+                # Python would begin a transaction only before the first INSERT: DDL before it could be left half done.
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
             revision = await _current(connection)
             if revision is not None and suffices(revision) and revision != head_revision():
                 return revision
             await connection.run_sync(_upgrade)
-            if database.dialect == "postgresql" and kernel_role is not None:
+            if kernel_role is not None and kernel_role != await connection.scalar(text("SELECT current_user")):
                 for statement in kernel_grants(kernel_role):
                     await connection.exec_driver_sql(statement)
             return head_revision()
