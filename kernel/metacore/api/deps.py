@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -19,6 +20,7 @@ OptionalPrincipalDependency = Callable[..., Awaitable[Principal | None]]
 
 MAX_ACCEPT_LANGUAGE = 256
 MAX_LANGUAGES = 16
+_LANGUAGE_TAG = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8}){0,4}")
 
 
 class _Bearer(SecurityBase):
@@ -87,7 +89,7 @@ def preferred_locale(accept_language: str) -> str:
     for part in accept_language[:MAX_ACCEPT_LANGUAGE].split(",")[:MAX_LANGUAGES]:
         tag, _, parameter = part.strip().partition(";")
         tag = tag.strip()
-        if not tag.isascii() or not tag.replace("-", "").isalnum():
+        if _LANGUAGE_TAG.fullmatch(tag) is None:
             continue
         weight = _weight(parameter)
         if weight > best_weight:
