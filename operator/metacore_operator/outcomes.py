@@ -1,0 +1,119 @@
+"""What a step of the reconcile says when it is over, and the vocabulary of conditions.
+
+Three kinds of result only, after Flux: the step is done; it waits for something outside; or it is stalled until
+somebody changes the spec, the bundle or the trust.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+FIRST_RETRY_SECONDS = 1.0
+LAST_RETRY_SECONDS = 300.0
+
+
+class ConditionType(StrEnum):
+    """Every condition type of an Addon. The first three have kstatus' meaning."""
+
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    VERIFIED = "Verified"
+    PREFLIGHT_PASSED = "PreflightPassed"
+    CAPABILITIES_ACCEPTED = "CapabilitiesAccepted"
+    MIGRATED = "Migrated"
+    INSTALLED = "Installed"
+    SERVED = "Served"
+    DRIFTED = "Drifted"
+
+
+class Reason(StrEnum):
+    """Every reason that a condition or an Event of an Addon can have."""
+
+    # Good.
+    SUCCEEDED = "Succeeded"
+    SIGNATURE_VERIFIED = "SignatureVerified"
+    UNSIGNED_ALLOWED = "UnsignedAllowed"
+    PLAN_ACCEPTED = "PlanAccepted"
+    CAPABILITIES_GRANTED = "CapabilitiesGranted"
+    MIGRATIONS_APPLIED = "MigrationsApplied"
+    INSTALLED = "Installed"
+    DISABLED = "Disabled"
+    ACKNOWLEDGED = "Acknowledged"
+    NO_DRIFT = "NoDrift"
+    REMOVED = "Removed"
+    # Under way, or waiting for something outside.
+    PROGRESSING = "Progressing"
+    SUSPENDED = "Suspended"
+    DELETING = "Deleting"
+    SOURCE_UNAVAILABLE = "SourceUnavailable"
+    CAPABILITIES_PENDING = "CapabilitiesPending"
+    ORGANIZATIONS_MISSING = "OrganizationsMissing"
+    INSTALL_FAILED = "InstallFailed"
+    KERNELS_PENDING = "KernelsPending"
+    KERNEL_ERROR = "KernelError"
+    NO_KERNELS = "NoKernels"
+    DRIFT_FOUND = "DriftFound"
+    STEP_FAILED = "StepFailed"
+    # Stalled.
+    SPEC_INVALID = "SpecInvalid"
+    SOURCE_UNSUPPORTED = "SourceUnsupported"
+    SOURCE_REFUSED = "SourceRefused"
+    SETTINGS_UNSUPPORTED = "SettingsUnsupported"
+    BUNDLE_INVALID = "BundleInvalid"
+    SIGNATURE_REFUSED = "SignatureRefused"
+    DIGEST_MISMATCH = "DigestMismatch"
+    KEY_MISMATCH = "KeyMismatch"
+    VERSION_MISMATCH = "VersionMismatch"
+    KERNEL_INCOMPATIBLE = "KernelIncompatible"
+    KEY_OWNED = "KeyOwned"
+    MODEL_CONFLICT = "ModelConflict"
+    PLAN_REFUSED = "PlanRefused"
+    DATA_AT_RISK = "DataAtRisk"
+    ORGANIZATION_AMBIGUOUS = "OrganizationAmbiguous"
+    FENCED = "Fenced"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    reason: Reason = Reason.SUCCEEDED
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Try again by itself: after `retry_after` seconds, or with None after a growing delay (`retry_delay`).
+
+    `proceed` lets the following steps run all the same, with what this one could get.
+    """
+
+    reason: Reason
+    message: str
+    retry_after: float | None = None
+    proceed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """Trying again changes nothing until the spec, the bundle, the trust or what is installed changes."""
+
+    reason: Reason
+    message: str
+
+
+Outcome = Done | Waiting | Stalled
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """`conditions` are those that the step decides; none for a step that only prepares others."""
+
+    step: str
+    conditions: tuple[ConditionType, ...]
+    outcome: Outcome
+
+
+def retry_delay(failures: int) -> float:
+    """Seconds until the next try after `failures` in a row: doubling from one second to five minutes."""
+    return min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * float(2 ** min(max(failures - 1, 0), 30)))

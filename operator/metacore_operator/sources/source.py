@@ -1,0 +1,43 @@
+"""What every source gives, and what it may say instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from metacore_operator.resources.addon import Addon
+from metacore_operator.resources.spec import SourceKind
+
+LARGEST_BUNDLE = 64 * 1024 * 1024
+"""Bytes of an archive that are read at most: contract 8 allows as much after decompression."""
+
+LARGEST_SIGNATURE = 4 * 1024 * 1024
+"""Bytes of a signature object, which may list a checksum for every file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """`signature` is the signature object as found beside the bundle, undecoded; None when there is none.
+
+    `origin` is what messages call it.
+    """
+
+    content: bytes
+    signature: bytes | None
+    origin: str
+
+
+class Source(Protocol):
+    async def fetch(self, addon: Addon) -> Fetched:
+        """The bundle that the Addon names.
+
+        Raises:
+            Unavailable: it is not there now; trying again may help.
+            Refused: it may not be read at all, or is too large.
+        """
+        ...
+
+
+Sources = Mapping[SourceKind, Source]
+"""A kind that is missing here is not supported by this process."""
