@@ -1,0 +1,256 @@
+"""Files that people import, read into rows: CSV, JSON and XLSX. Pure CPU work, bounded in every direction.
+
+A spreadsheet is a zip archive of XML: before it is opened, its unpacked size and the extent of its cells are checked,
+because the reader allocates the whole rectangle from the first cell to the last.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+import python_calamine
+
+from metacore.dynamic.spreadsheet_text import unguard
+from metacore.errors import InvalidInput, PayloadTooLarge
+
+DELIMITERS = ",;\t|"
+ZIP_MAGIC = b"PK\x03\x04"
+CHUNK = 1 << 20
+MAX_CELLS = 2_000_000
+"""Of the rectangle that a sheet spans; the reader takes about 32 bytes for each."""
+_REFERENCE = re.compile(rb"""\br\s*=\s*["']\s*([A-Za-z]{0,4})([0-9]{1,9})""")
+_BARE_CELL = re.compile(rb"<(?:\w+:)?c\b(?![^<>]*\br\s*=)[^<>]*>")
+_LONGEST_TAG = 4096
+"""Bytes carried over between chunks, so that a tag on their border is seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportLimits:
+    """`max_bytes` bounds the file, `max_unpacked` what a spreadsheet unpacks to."""
+
+    max_rows: int = 10_000
+    max_columns: int = 512
+    max_bytes: int = 67_108_864
+    max_unpacked: int = 268_435_456
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRow:
+    """`number` counts data rows from 1. `problem` says why the row cannot be read, and is '' otherwise."""
+
+    number: int
+    values: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportTable:
+    """`headers` in the order of the file. Cells of `text` tables are strings; others are typed as the file says."""
+
+    headers: tuple[str, ...]
+    rows: tuple[ImportRow, ...]
+    text: bool = False
+
+
+def read_table(content: bytes, filename: str, limits: ImportLimits) -> ImportTable:
+    """Read a file by what it contains, or where that does not tell by the ending of its name.
+
+    Raises:
+        InvalidInput: a file that cannot be read, has no header, or no rows.
+        PayloadTooLarge: more bytes, rows or columns than `limits` allow.
+    """
+    if len(content) > limits.max_bytes:
+        raise PayloadTooLarge(f"the file is larger than {limits.max_bytes} bytes")
+    if content.startswith(ZIP_MAGIC):
+        table = _read_xlsx(content, limits)
+    elif filename.lower().endswith(".xlsx"):
+        raise InvalidInput("the file is not an XLSX workbook", code="invalid_file")
+    elif filename.lower().endswith(".json") or content.lstrip()[:1] in (b"[", b"{"):
+        table = read_objects(_json(content), limits)
+    else:
+        table = _read_csv(content, limits)
+    if not table.rows:
+        raise InvalidInput("the file has no rows", code="empty_file")
+    return table
+
+
+def read_objects(document: Any, limits: ImportLimits) -> ImportTable:
+    """An array of objects, or `{"data": [...]}`, as a table.
+
+    Raises:
+        InvalidInput: any other shape.
+        PayloadTooLarge: more rows than allowed.
+    """
+    items = document.get("data") if isinstance(document, dict) else document
+    if not isinstance(items, list):
+        raise InvalidInput('expected an array of objects, or {"data": [...]}', code="invalid_json")
+    _check_rows(len(items), limits)
+    headers: dict[str, None] = {}
+    rows = []
+    for number, item in enumerate(items, start=1):
+        if isinstance(item, dict):
+            headers.update(dict.fromkeys(item))
+            rows.append(ImportRow(number, item))
+        else:
+            rows.append(ImportRow(number, problem="expected an object"))
+    return ImportTable(tuple(headers), tuple(rows))
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(f"the file is not JSON: {error}", code="invalid_file") from None
+
+
+def _read_csv(content: bytes, limits: ImportLimits) -> ImportTable:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"the file is not UTF-8 (byte {error.start})", code="invalid_file") from None
+    first = text.split("\n", 1)[0]
+    delimiter = max(DELIMITERS, key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        return _table(_unguarded(reader), limits, text=True)
+    except csv.Error as error:
+        raise InvalidInput(f"the file is not CSV: line {reader.line_num}: {error}", code="invalid_file") from None
+
+
+def _unguarded(reader: Iterable[list[str]]) -> Iterable[list[str]]:
+    for line in reader:
+        yield [unguard(cell) for cell in line]
+
+
+def _read_xlsx(content: bytes, limits: ImportLimits) -> ImportTable:
+    _check_workbook(content, limits)
+    try:
+        with python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(content)) as book:
+            if not book.sheet_names:
+                raise InvalidInput("the workbook has no sheet", code="invalid_file")
+            sheet = book.get_sheet_by_index(0)
+            return _table(sheet.iter_rows(), limits, text=False)
+    except (python_calamine.CalamineError, OSError, ValueError) as error:
+        raise InvalidInput(f"the workbook cannot be read: {error}", code="invalid_file") from None
+
+
+def _check_workbook(content: bytes, limits: ImportLimits) -> None:
+    """Refuse a bomb before anything unpacks it: sizes are measured, not believed."""
+    left = limits.max_unpacked
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = set(archive.namelist())
+            if "xl/workbook.xml" not in names or "xl/workbook.bin" in names or "content.xml" in names:
+                raise InvalidInput("the archive is not an XLSX workbook", code="invalid_file")
+            for entry in archive.infolist():
+                extent = _Extent() if entry.filename.lower().startswith("xl/worksheets/") else None
+                with archive.open(entry) as unpacked:
+                    while chunk := unpacked.read(CHUNK):
+                        left -= len(chunk)
+                        if left < 0:
+                            raise PayloadTooLarge(f"the workbook unpacks to more than {limits.max_unpacked} bytes")
+                        if extent is not None:
+                            extent.feed(chunk)
+                if extent is not None:
+                    extent.check(limits)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        raise InvalidInput(f"the workbook cannot be read: {error}", code="invalid_file") from None
+
+
+class _Extent:
+    """How far the cells of a sheet reach. A cell without a reference of its own stands in the row that encloses it, so
+    as soon as there is one, the references of rows count too."""
+
+    def __init__(self) -> None:
+        self._tail = b""
+        self._cell_row = self._cell_column = self._row = 0
+        self._bare = False
+
+    def feed(self, chunk: bytes) -> None:
+        seen = self._tail + chunk
+        for match in _REFERENCE.finditer(seen):
+            letters, number = match.group(1), int(match.group(2))
+            if letters:
+                self._cell_row = max(self._cell_row, number)
+                self._cell_column = max(self._cell_column, _column_number(letters))
+            else:
+                self._row = max(self._row, number)
+        self._bare = self._bare or _BARE_CELL.search(seen) is not None
+        self._tail = seen[-_LONGEST_TAG:]
+
+    def check(self, limits: ImportLimits) -> None:
+        last_row = max(self._cell_row, self._row if self._bare else 0)
+        # One row more than data, for the header.
+        _check_rows(last_row - 1, limits)
+        _check_columns(self._cell_column, limits)
+        if last_row * self._cell_column > MAX_CELLS:
+            raise PayloadTooLarge(f"the sheet spans more than {MAX_CELLS} cells; import it in parts")
+
+
+def _column_number(letters: bytes) -> int:
+    number = 0
+    for letter in letters.upper():
+        number = number * 26 + letter - 64
+    return number
+
+
+def _table(lines: Iterable[Sequence[Any]], limits: ImportLimits, *, text: bool) -> ImportTable:
+    """The first line that is not blank is the header; blank lines below it count but are passed over."""
+    headers: list[str] | None = None
+    rows: list[ImportRow] = []
+    number = 0
+    for line in lines:
+        if headers is None:
+            if any(not _blank(cell) for cell in line):
+                headers = _headers(line, limits)
+            continue
+        number += 1
+        _check_rows(number, limits)
+        if any(not _blank(cell) for cell in line):
+            rows.append(_row(number, headers, line))
+    if headers is None:
+        raise InvalidInput("the file has no header row", code="empty_file")
+    return ImportTable(tuple(name for name in headers if name), tuple(rows), text)
+
+
+def _headers(line: Sequence[Any], limits: ImportLimits) -> list[str]:
+    headers = [str(cell).strip() if not _blank(cell) else "" for cell in line]
+    while headers and not headers[-1]:
+        headers.pop()
+    _check_columns(len(headers), limits)
+    seen: set[str] = set()
+    for name in headers:
+        if name and name in seen:
+            raise InvalidInput(f"the header {name[:64]!r} stands twice", code="duplicate_header")
+        seen.add(name)
+    return headers
+
+
+def _row(number: int, headers: Sequence[str], line: Sequence[Any]) -> ImportRow:
+    if any(not _blank(cell) for cell in line[len(headers) :]):
+        return ImportRow(number, problem=f"more cells ({len(line)}) than headers ({len(headers)})")
+    return ImportRow(
+        number, {name: cell for name, cell in zip(headers, line, strict=False) if name and not _blank(cell)}
+    )
+
+
+def _blank(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
+def _check_rows(count: int, limits: ImportLimits) -> None:
+    if count > limits.max_rows:
+        raise PayloadTooLarge(f"the file has more than {limits.max_rows} rows; import it in parts")
+
+
+def _check_columns(count: int, limits: ImportLimits) -> None:
+    if count > limits.max_columns:
+        raise PayloadTooLarge(f"the file has more than {limits.max_columns} columns")
