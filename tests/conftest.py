@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +57,18 @@ def urls_of(server: EmbeddedServer, database: str) -> DatabaseUrls:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[EmbeddedServer]:
-    """This worker's own server; nothing of it is kept."""
+    """This worker's own server, with both roles; nothing of it is kept."""
     folder = Path(tempfile.mkdtemp(prefix="metacore-tests-"))
     server = EmbeddedServer(folder / "postgresql", extra_settings=QUICK_SETTINGS)
+
+    async def start() -> None:
+        await server.start()
+        await prepare_database(
+            server.superuser_url, database=TEMPLATE, owner_password=OWNER_PASSWORD, kernel_password=KERNEL_PASSWORD
+        )
+
     try:
-        asyncio.run(server.start())
+        asyncio.run(start())
         yield server
     finally:
         asyncio.run(server.stop())
@@ -70,36 +78,33 @@ def postgres_server() -> Iterator[EmbeddedServer]:
 @pytest.fixture(scope="session")
 def template_database(postgres_server: EmbeddedServer) -> str:
     """A migrated database that nobody is connected to, so it can be copied."""
-
-    async def prepare() -> None:
-        await prepare_database(
-            postgres_server.superuser_url,
-            database=TEMPLATE,
-            owner_password=OWNER_PASSWORD,
-            kernel_password=KERNEL_PASSWORD,
-        )
-        await migrate(urls_of(postgres_server, TEMPLATE).owner)
-
-    asyncio.run(prepare())
+    asyncio.run(migrate(urls_of(postgres_server, TEMPLATE).owner))
     return TEMPLATE
+
+
+@asynccontextmanager
+async def new_database(server: EmbeddedServer, template: str = "template1") -> AsyncIterator[DatabaseUrls]:
+    """A database of the owner role, a copy of `template`, that goes away at the end."""
+    name = f"test_{os.getpid()}_{next(numbers)}"
+    admin = await asyncpg.connect(server.superuser_url)
+    try:
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER_ROLE}")
+        # Privileges of a database are not copied with it.
+        await admin.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+        await admin.execute(f"GRANT CONNECT ON DATABASE {name} TO {OWNER_ROLE}, {KERNEL_ROLE}")
+        try:
+            yield urls_of(server, name)
+        finally:
+            await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await admin.close()
 
 
 @pytest.fixture
 async def database_urls(postgres_server: EmbeddedServer, template_database: str) -> AsyncIterator[DatabaseUrls]:
     """A fresh, migrated database of this test."""
-    name = f"test_{os.getpid()}_{next(numbers)}"
-    admin = await asyncpg.connect(postgres_server.superuser_url)
-    try:
-        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template_database} OWNER {OWNER_ROLE}")
-        # Privileges of a database are not copied with it.
-        await admin.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
-        await admin.execute(f"GRANT CONNECT ON DATABASE {name} TO {OWNER_ROLE}, {KERNEL_ROLE}")
-        try:
-            yield urls_of(postgres_server, name)
-        finally:
-            await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    finally:
-        await admin.close()
+    async with new_database(postgres_server, template_database) as urls:
+        yield urls
 
 
 @pytest.fixture

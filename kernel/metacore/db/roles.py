@@ -19,6 +19,21 @@ from metacore.errors import Misconfigured
 OWNER_ROLE = "metacore_owner"
 KERNEL_ROLE = "metacore_kernel"
 SCRAM_ITERATIONS = 4096  # What PostgreSQL itself uses (scram_iterations).
+PREPARE_LOCK = 0x6D635F726F6C6573  # "mc_roles" in ASCII: one preparation at a time.
+
+ROLE_ATTRIBUTES = {
+    "LOGIN": True,
+    "INHERIT": True,
+    "SUPERUSER": False,
+    "BYPASSRLS": False,
+    "CREATEDB": False,
+    "REPLICATION": False,
+}
+ROLE_FACTS = """
+SELECT rolcanlogin AS "LOGIN", rolinherit AS "INHERIT", rolsuper AS "SUPERUSER", rolbypassrls AS "BYPASSRLS",
+  rolcreatedb AS "CREATEDB", rolreplication AS "REPLICATION", rolcreaterole AS "CREATEROLE"
+FROM pg_roles WHERE rolname = $1
+"""
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -32,23 +47,26 @@ async def prepare_database(superuser_url: str, *, database: str, owner_password:
     CREATEROLE and CREATEDB, as managed services give.
 
     Raises:
-        Misconfigured: the server cannot be reached, or a password is not printable ASCII.
+        Misconfigured: the server cannot be reached, the login may not do this, or a password is not printable ASCII.
     """
     try:
         connection = await asyncpg.connect(superuser_url)
     except (OSError, asyncpg.PostgresError, TimeoutError) as error:
         raise Misconfigured(f"cannot reach the database server: {error or type(error).__name__}") from error
     try:
-        await _make_role(connection, OWNER_ROLE, "LOGIN CREATEROLE NOCREATEDB NOREPLICATION", owner_password)
-        await _make_role(connection, KERNEL_ROLE, "LOGIN NOCREATEROLE NOCREATEDB NOREPLICATION", kernel_password)
+        await connection.execute("SELECT pg_advisory_lock($1)", PREPARE_LOCK)  # Ends with this connection.
+        await _make_role(connection, OWNER_ROLE, owner_password, creates_roles=True)
+        await _make_role(connection, KERNEL_ROLE, kernel_password, creates_roles=False)
         await _make_database(connection, database)
-    finally:
-        await connection.close()
-    connection = await asyncpg.connect(_on_database(superuser_url, database))
-    try:
-        async with connection.transaction():
-            for statement in _privileges(database):
-                await connection.execute(statement)
+        inside = await asyncpg.connect(_on_database(superuser_url, database))
+        try:
+            async with inside.transaction():
+                for statement in _privileges(database):
+                    await inside.execute(statement)
+        finally:
+            await inside.close()
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise Misconfigured(f"this login may not prepare a database: {error}") from error
     finally:
         await connection.close()
 
@@ -98,19 +116,17 @@ FROM pg_roles r WHERE r.rolname = current_user
 """)
 
 
-async def _make_role(connection: Connection, role: str, attributes: str, password: str) -> None:
+async def _make_role(connection: Connection, role: str, password: str, *, creates_roles: bool) -> None:
+    wanted = ROLE_ATTRIBUTES | {"CREATEROLE": creates_roles}
     verifier = scram_verifier(password)
-    found = await connection.fetchrow("SELECT rolsuper, rolbypassrls FROM pg_roles WHERE rolname = $1", role)
+    found = await connection.fetchrow(ROLE_FACTS, role)
     if found is None:
-        try:
-            await connection.execute(f"CREATE ROLE {quoted(role)} {attributes} PASSWORD '{verifier}'")
-            return
-        except (asyncpg.DuplicateObjectError, asyncpg.UniqueViolationError):
-            pass  # Somebody else made it just now.
-    elif found["rolsuper"] or found["rolbypassrls"]:
-        # Only named when needed: an administrator who is no superuser may not even mention them.
-        attributes += " NOSUPERUSER NOBYPASSRLS"
-    await connection.execute(f"ALTER ROLE {quoted(role)} {attributes} PASSWORD '{verifier}'")
+        given = " ".join(attribute for attribute, on in wanted.items() if on)
+        await connection.execute(f"CREATE ROLE {quoted(role)} {given} PASSWORD '{verifier}'")
+        return
+    # Only what differs: an administrator who is no superuser may not even mention some attributes.
+    changes = [("" if on else "NO") + attribute for attribute, on in wanted.items() if found[attribute] is not on]
+    await connection.execute(f"ALTER ROLE {quoted(role)} {' '.join(changes)} PASSWORD '{verifier}'")
 
 
 async def _make_database(connection: Connection, database: str) -> None:
