@@ -1,0 +1,149 @@
+"""What SQL an addon may run, decided before any of it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pytest
+from tests.hostile_sql import HARMLESS, HOSTILE, SETUP
+
+from metacore.db.catalog import StoredColumn, StoredTable
+from metacore.errors import MigrationRefused
+from metacore.installer.sql_effects import predict
+from metacore.installer.sql_migrations import judge
+from metacore.installer.sql_names import Names
+from metacore.orm.tables import metadata
+
+RESERVED = frozenset(metadata.tables)
+
+
+@dataclass(frozen=True)
+class File:
+    sql: str
+    version: str = "0001"
+    name: str = "first"
+    path: str = "migrations/0001_first.sql"
+    checksum: str = "0" * 64
+
+
+def names(tables: Iterable[str] = (), types: Iterable[str] = ()) -> Names:
+    return Names(tables=set(tables), types=set(types), reserved=RESERVED)
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_sql_is_refused(what: str) -> None:
+    with pytest.raises(MigrationRefused) as refusal:
+        judge([File(SETUP + HOSTILE[what])], names())
+    assert all(problem.field.startswith("migrations/0001_first.sql:") for problem in refusal.value.problems)
+    # The setup itself is fine: what is refused stands after it.
+    assert not any(problem.field.endswith(".sql:1") for problem in refusal.value.problems)
+
+
+@pytest.mark.parametrize("what", HARMLESS)
+def test_sql_of_real_addons_passes(what: str) -> None:
+    judge([File(HARMLESS[what])], names())
+
+
+def test_a_refusal_names_file_line_statement_and_reason() -> None:
+    sql = (
+        "CREATE TABLE a (id int);\n\n-- next\nCREATE TABLE b (\n  leak text DEFAULT pg_read_file('x')\n);\nRESET ROLE;"
+    )
+    with pytest.raises(MigrationRefused) as refusal:
+        judge([File(sql)], names())
+    assert [(problem.field, problem.message) for problem in refusal.value.problems] == [
+        (
+            "migrations/0001_first.sql:5",
+            "CREATE TABLE: function 'pg_read_file' is not on the list of functions that migrations may call",
+        ),
+        ("migrations/0001_first.sql:7", "SET: settings of the session and the role belong to the kernel"),
+    ]
+    assert refusal.value.message.startswith("migrations/0001_first.sql:5: CREATE TABLE: ")
+
+
+def test_lines_are_right_behind_characters_of_many_bytes() -> None:
+    with pytest.raises(MigrationRefused) as refusal:
+        judge([File("-- 🙂 naïve ✓\nCREATE TABLE a (id int);\nSELECT '🙂🙂🙂';\nRESET ROLE")], names())
+    assert [problem.field for problem in refusal.value.problems] == ["migrations/0001_first.sql:4"]
+
+
+def test_statements_are_cut_where_the_parser_cuts_them() -> None:
+    sql = "-- 🙂;\nCREATE TABLE t (id int, x uuid);\n\n  INSERT INTO t VALUES (1);SELECT $x$a;b$x$ ; -- end"
+    (migration,) = judge([File(sql)], names())
+    assert [(statement.line, statement.sql) for statement in migration.statements] == [
+        (2, "CREATE TABLE t (id int, x uuid)"),
+        (4, "INSERT INTO t VALUES (1)"),
+        (4, "SELECT $x$a;b$x$"),
+    ]
+
+
+def test_names_made_by_one_migration_are_known_to_the_next() -> None:
+    second = File("ALTER TABLE t ADD COLUMN b int", "0002", "second", "migrations/0002_second.sql")
+    judge([File("CREATE TABLE t (id int)"), second], names())
+    with pytest.raises(MigrationRefused, match="'t' is not a table"):
+        judge([second], names())
+    judge([second], names(tables={"t"}))
+
+
+def test_a_judgement_leaves_the_known_names_alone() -> None:
+    known = names(tables={"old"})
+    judge([File("CREATE TABLE t (id int); DROP TABLE old")], known)
+    assert known.tables == {"old"}
+
+
+def test_an_own_function_may_not_share_a_name_with_one_outside() -> None:
+    sql = "CREATE FUNCTION dblink(a int) RETURNS int LANGUAGE sql RETURN a"
+    judge([File(sql)], names())
+    with pytest.raises(MigrationRefused, match="exists outside the addon"):
+        judge([File(sql)], Names(reserved=RESERVED, taken_functions=frozenset({"dblink"})))
+
+
+def test_lost_data_is_reported_with_its_place() -> None:
+    sql = "CREATE TABLE t (id int, a text);\nALTER TABLE t DROP COLUMN a;\nDELETE FROM t;\nDROP TABLE t;"
+    (migration,) = judge([File(sql)], names())
+    assert migration.risks == (
+        "migrations/0001_first.sql:2 drops column t.a and its values",
+        "migrations/0001_first.sql:3 deletes rows of t",
+        "migrations/0001_first.sql:4 drops table t and its rows",
+    )
+
+
+def test_too_deep_nesting_is_refused_not_a_crash() -> None:
+    with pytest.raises(MigrationRefused):
+        judge([File("SELECT " + "1+" * 20_000 + "1")], names())
+    with pytest.raises(MigrationRefused):
+        judge([File("SELECT " + "(" * 50_000 + "1" + ")" * 50_000)], names())
+
+
+def test_a_file_of_unreasonable_size_is_refused() -> None:
+    with pytest.raises(MigrationRefused, match="longer than"):
+        judge([File("-- " + "x" * (4 * 1024 * 1024))], names())
+
+
+def test_the_shape_after_migrations_is_predicted() -> None:
+    sql = """
+        CREATE TABLE t (id bigserial PRIMARY KEY, name varchar(40) NOT NULL, price numeric(10,2) DEFAULT 0,
+          at timestamp(3), e kind);
+        ALTER TABLE t ADD COLUMN more jsonb, DROP COLUMN price, ALTER COLUMN name TYPE text, ALTER name DROP NOT NULL;
+        ALTER TABLE t RENAME COLUMN at TO seen_at;
+        ALTER TABLE t RENAME TO items;
+        CREATE UNIQUE INDEX items_name ON items (name, id);
+        CREATE TABLE gone (id int);
+        DROP TABLE gone;
+        ALTER TABLE old ADD COLUMN b int;
+    """
+    (migration,) = judge([File(sql)], names(types={"kind"}, tables={"old"}))
+    before = {"old": StoredTable("s", "old", {"a": StoredColumn("a", "text")}, has_rows=True)}
+    after = predict("s", before, migration.effects)
+    assert sorted(after) == ["items", "old"]
+    assert {name: (column.type, column.nullable) for name, column in after["items"].columns.items()} == {
+        "id": ("bigint", False),
+        "name": ("text", True),
+        "e": ("", True),
+        "more": ("jsonb", True),
+        "seen_at": ("timestamp(3) without time zone", True),
+    }
+    assert after["items"].columns["id"].default is not None
+    assert after["items"].indexes["items_name"].columns == ("name", "id")
+    assert sorted(after["old"].columns) == ["a", "b"]
+    assert after["old"].has_rows
