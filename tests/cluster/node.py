@@ -118,6 +118,13 @@ class Node:
         key = state / "certificates" / "service-account.key"
         _run(["openssl", "genrsa", "-out", str(key), "2048"])
         key.chmod(0o600)
+        # How the API server proves itself to the kubelet, for logs and exec. A certificate that is its own authority.
+        client = state / "certificates" / "kubelet-client"
+        subject = "/O=system:masters/CN=kube-apiserver-kubelet-client"
+        _run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", subject]
+            + ["-keyout", f"{client}.key", "-out", f"{client}.crt"]
+        )
         self.kubeconfig.touch(mode=0o600)
         authority = state / "certificates" / "apiserver.crt"
         self.kubeconfig.write_text(configuration.kubeconfig(f"https://{addresses.node}:{API_PORT}", authority, token))
@@ -157,6 +164,8 @@ class Node:
             f"--secure-port={API_PORT}",
             f"--advertise-address={addresses.node}",
             "--kubelet-preferred-address-types=InternalIP",
+            f"--kubelet-client-certificate={state}/certificates/kubelet-client.crt",
+            f"--kubelet-client-key={state}/certificates/kubelet-client.key",
             "--allow-privileged=true",
             f"--service-cluster-ip-range={addresses.services}",
             "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
