@@ -122,8 +122,22 @@ class Node:
         client = state / "certificates" / "kubelet-client"
         subject = "/O=system:masters/CN=kube-apiserver-kubelet-client"
         _run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", subject]
-            + ["-keyout", f"{client}.key", "-out", f"{client}.crt"]
+            [
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "3650",
+                "-subj",
+                subject,
+                "-keyout",
+                f"{client}.key",
+                "-out",
+                f"{client}.crt",
+            ]
         )
         self.kubeconfig.touch(mode=0o600)
         authority = state / "certificates" / "apiserver.crt"
