@@ -124,7 +124,7 @@ class AuthService:
         return result
 
     async def register(
-        self, name: str, email: str, password: str, *, organization_name: str | None = None
+        self, name: str, email: str, password: str, organization_name: str | None = None
     ) -> LoginResult:
         """A new organization (named after its owner unless told otherwise), its owner, and a session.
 
