@@ -88,7 +88,7 @@ async def new_database(server: EmbeddedServer, template: str = "template1") -> A
     name = f"test_{os.getpid()}_{next(numbers)}"
     admin = await asyncpg.connect(server.superuser_url)
     try:
-        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER_ROLE}")
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} OWNER {OWNER_ROLE} STRATEGY file_copy")
         # Privileges of a database are not copied with it.
         await admin.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
         await admin.execute(f"GRANT CONNECT ON DATABASE {name} TO {OWNER_ROLE}, {KERNEL_ROLE}")

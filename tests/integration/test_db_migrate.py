@@ -174,7 +174,7 @@ async def test_a_lock_that_is_not_given_ends_in_try_again(
 ) -> None:
     monkeypatch.setattr(migrations, "LIMITS", ("SET LOCAL lock_timeout = '20ms'",))
     async with owner_db.postgres.acquire() as connection, connection.transaction():
-        await connection.execute("LOCK TABLE metacore_journal IN ACCESS EXCLUSIVE MODE")
+        await connection.execute(f"LOCK TABLE {VERSION_TABLE} IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(Unavailable, match="try again"):
             await migrate(database_urls.owner)
     assert await migrate(database_urls.owner) == head_revision()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import asyncpg
 from sqlalchemy import event, text
@@ -149,7 +151,14 @@ class Database:
 
 
 def _postgres_engine(parsed: URL, pool_size: int, transaction_pooler: bool, application_name: str) -> AsyncEngine:
-    caches = {"statement_cache_size": 0, "prepared_statement_cache_size": 0} if transaction_pooler else {}
+    caches: dict[str, Any] = {}
+    if transaction_pooler:
+        # SQLAlchemy prepares every statement. Behind the pooler many clients share a server's names, so each is unique.
+        caches = {
+            "statement_cache_size": 0,
+            "prepared_statement_cache_size": 0,
+            "prepared_statement_name_func": lambda: f"metacore_{uuid.uuid4().hex}",
+        }
     return create_async_engine(
         parsed.set(drivername="postgresql+asyncpg"),
         pool_size=max(2, pool_size // 2),
@@ -170,7 +179,10 @@ def _sqlite_engine(url: str) -> AsyncEngine:
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA busy_timeout = 10000")
         if not in_memory:
-            cursor.execute("PRAGMA journal_mode = WAL")
+            # The file keeps its mode. When several open a new file at once, one changes it and the others may be told
+            # "locked" without waiting: they get the mode from the file with their first transaction.
+            with contextlib.suppress(sqlite3.OperationalError):
+                cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.close()
 
