@@ -123,9 +123,7 @@ class AuthService:
             await self._rehash(found, password)
         return result
 
-    async def register(
-        self, name: str, email: str, password: str, organization_name: str | None = None
-    ) -> LoginResult:
+    async def register(self, name: str, email: str, password: str, organization_name: str | None = None) -> LoginResult:
         """A new organization (named after its owner unless told otherwise), its owner, and a session.
 
         Raises:
