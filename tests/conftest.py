@@ -6,9 +6,10 @@ import asyncio
 import itertools
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,23 @@ def urls_of(server: EmbeddedServer, database: str) -> DatabaseUrls:
     )
 
 
+@contextmanager
+def ended_with_this_process(server: EmbeddedServer, folder: Path) -> Iterator[None]:
+    """Should this process be killed, the pipe breaks and a shell ends the server and removes its folder."""
+    script = 'read -r word; [ "$word" ] || { kill -INT "$1"; while kill -0 "$1"; do sleep 0.1; done; rm -rf "$2"; }'
+    watcher = subprocess.Popen(
+        ["/bin/sh", "-c", script, "sh", str(server.process_id), str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        watcher.communicate(b"done\n")
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[EmbeddedServer]:
     """This worker's own server, with both roles; nothing of it is kept."""
@@ -69,7 +87,8 @@ def postgres_server() -> Iterator[EmbeddedServer]:
 
     try:
         asyncio.run(start())
-        yield server
+        with ended_with_this_process(server, folder):
+            yield server
     finally:
         asyncio.run(server.stop())
         shutil.rmtree(folder)
