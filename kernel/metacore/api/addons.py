@@ -3,8 +3,6 @@
 A route that installs or removes only writes a request; whoever holds the owner role executes it (architecture 5).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
@@ -88,23 +86,23 @@ def _reading(
     authenticated: PrincipalDependency,
     optional: OptionalPrincipalDependency,
 ) -> None:
-    caller = Annotated[Principal, Depends(authenticated)]
-    anybody = Annotated[Principal | None, Depends(optional)]
+    Caller = Annotated[Principal, Depends(authenticated)]  # noqa: N806 - a type.
+    Anybody = Annotated[Principal | None, Depends(optional)]  # noqa: N806 - a type.
 
     @router.get("/manifests", summary="Manifests of the installed addons")
-    async def manifests(principal: anybody) -> Response:
+    async def manifests(principal: Anybody) -> Response:
         return envelope.bare(manifests_of(services.registry, principal.organization_id) if principal else [])
 
     @router.get("/catalog", summary="Addons that this control plane holds")
-    async def catalog(principal: caller) -> Response:
+    async def catalog(principal: Caller) -> Response:
         return envelope.ok(catalog_of(services.registry, principal.organization_id))
 
     @router.get("/mode", summary="Whether violations are recorded or refused")
-    async def mode(principal: caller) -> Response:
+    async def mode(principal: Caller) -> Response:
         return envelope.ok({"mode": "enforce" if services.enforcing else "shadow"})
 
     @router.get("/addons/{key}/frontend/{path:path}", summary="A frontend file of an addon", response_class=Response)
-    async def frontend(request: Request, key: str, path: str, principal: anybody) -> Response:
+    async def frontend(request: Request, key: str, path: str, principal: Anybody) -> Response:
         """Browsers load modules without an Authorization header, so a caller without token gets the files of addons
         that some organization has enabled; they are the same static files for everybody. With a token, only what the
         caller's organization has enabled."""
@@ -122,11 +120,11 @@ def _reading(
 
 
 def _installations(router: APIRouter, services: AddonServices, authenticated: PrincipalDependency) -> None:
-    caller = Annotated[Principal, Depends(authenticated)]
+    Caller = Annotated[Principal, Depends(authenticated)]  # noqa: N806 - a type.
 
     @router.post("/installations/{key}", summary="Install a signed bundle", status_code=201)
     async def install(
-        principal: caller,
+        principal: Caller,
         key: str,
         bundle: Annotated[UploadFile, File(description="The bundle, a tar.gz")],
         signature: Annotated[str | None, Form(description="The signature object, JSON")] = None,
@@ -144,43 +142,43 @@ def _installations(router: APIRouter, services: AddonServices, authenticated: Pr
         return await _answer(services, principal, request_id)
 
     @router.post("/installations/{key}/enable", summary="Enable an installed addon")
-    async def enable(principal: caller, key: str) -> Response:
+    async def enable(principal: Caller, key: str) -> Response:
         await services.require(principal, "addons.update")
         return await _answer(services, principal, await requests.submit(services.database, principal, "enable", key))
 
     @router.post("/installations/{key}/disable", summary="Disable an addon and keep its data")
-    async def disable(principal: caller, key: str) -> Response:
+    async def disable(principal: Caller, key: str) -> Response:
         await services.require(principal, "addons.update")
         return await _answer(services, principal, await requests.submit(services.database, principal, "disable", key))
 
     @router.post("/installations/{key}/secret/rotate", summary="Replace the installation's secret")
-    async def rotate(principal: caller, key: str) -> Response:
+    async def rotate(principal: Caller, key: str) -> Response:
         await services.require(principal, "addons.update")
         submitted = await requests.submit(services.database, principal, "rotate_secret", key)
         return await _answer(services, principal, submitted)
 
     @router.delete("/installations/{key}", summary="Uninstall an addon; ?drop=true removes its data")
-    async def uninstall(principal: caller, key: str, drop: bool = False) -> Response:
+    async def uninstall(principal: Caller, key: str, drop: bool = False) -> Response:
         await services.require(principal, "addons.delete")
         submitted = await requests.submit(services.database, principal, "uninstall", key, arguments={"drop": drop})
         return await _answer(services, principal, submitted)
 
     @router.get("/requests/{id}", summary="What became of a request that took long")
-    async def request_outcome(principal: caller, id: str) -> Response:
+    async def request_outcome(principal: Caller, id: str) -> Response:
         await services.require(principal, "addons.read")
         return await _answer(services, principal, parse_uuid(id), wait=0)
 
 
 def _settings(router: APIRouter, services: AddonServices, authenticated: PrincipalDependency) -> None:
-    caller = Annotated[Principal, Depends(authenticated)]
+    Caller = Annotated[Principal, Depends(authenticated)]  # noqa: N806 - a type.
 
     @router.get("/installations/{key}/settings", summary="Settings of an installation, without secrets")
-    async def read_settings(principal: caller, key: str) -> Response:
+    async def read_settings(principal: Caller, key: str) -> Response:
         await services.require(principal, "addons.read")
         return envelope.ok(await services.settings.read(principal.organization_id, key))
 
     @router.put("/installations/{key}/settings", summary="Change settings of an installation")
-    async def write_settings(request: Request, principal: caller, key: str) -> Response:
+    async def write_settings(request: Request, principal: Caller, key: str) -> Response:
         await services.require(principal, "addons.update")
         values = services.records.parse_body(await request.body())
         return envelope.ok(await services.settings.write(principal.organization_id, key, values))

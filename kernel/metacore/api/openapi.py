@@ -1,7 +1,5 @@
 """The API described: the kernel's routes for anybody, the live models of the caller's organization after login."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from importlib import resources
@@ -55,11 +53,11 @@ def build_docs_router(
 ) -> APIRouter:
     """`/docs`, `/docs/assets/*` and `/openapi.json`; nothing is loaded from other hosts."""
     router = APIRouter(route_class=KernelRoute, include_in_schema=False)
-    caller = Annotated[Principal | None, Depends(optional_principal)]
+    Caller = Annotated[Principal | None, Depends(optional_principal)]  # noqa: N806 - a type.
     base: dict[str, Any] = {}
 
     @router.get("/openapi.json")
-    async def openapi(principal: caller) -> Response:
+    async def openapi(principal: Caller) -> Response:
         if not base:
             base.update(
                 get_openapi(

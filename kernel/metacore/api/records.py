@@ -1,7 +1,5 @@
 """Rows over HTTP: one endpoint that the fast lane and the FastAPI routes share, so both answer the same bytes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import parse_qsl
@@ -94,12 +92,12 @@ def render_failure(error: MetacoreError) -> tuple[int, bytes]:
 def build_records_router(endpoint: RecordsEndpoint, authenticated: PrincipalDependency) -> APIRouter:
     """The same routes for FastAPI: they answer where no lane stands in front, and they describe themselves in /docs."""
     router = APIRouter(route_class=KernelRoute, tags=["records"])
-    caller = Annotated[Principal, Depends(authenticated)]
+    Caller = Annotated[Principal, Depends(authenticated)]  # noqa: N806 - a type.
 
-    async def collection(request: Request, model: str, principal: caller) -> Response:
+    async def collection(request: Request, model: str, principal: Caller) -> Response:
         return await _reply(endpoint, request, principal, model, None)
 
-    async def row(request: Request, model: str, id: str, principal: caller) -> Response:
+    async def row(request: Request, model: str, id: str, principal: Caller) -> Response:
         return await _reply(endpoint, request, principal, model, id)
 
     for root, shown in (("/dynamic/{model}", True), ("/data/{model}/me", False), ("/data/{model}", False)):
