@@ -124,6 +124,13 @@ class ModelShape:
     readable_names: frozenset[str]
     kept: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
 
+    def recall(self, key: Hashable) -> Any:
+        """What was kept under `key`, or None."""
+        value = self.kept.get(key)
+        if value is not None:
+            self.kept.move_to_end(key)
+        return value
+
     def remember(self, key: Hashable, value: Any) -> Any:
         """Keep `value` (a compiled statement, a parsed rule) for as long as this shape of the model is in use."""
         self.kept[key] = value

@@ -1,0 +1,262 @@
+"""Input of a save against everything that the manifest, the table and the organization demand of it. Pure.
+
+Values of the wrong type are malformed input (400); values that break a rule are refused (422). Either way the answer
+names every wrong field at once.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+from metacore.dynamic import stages
+from metacore.dynamic.patterns import compile_pattern
+from metacore.dynamic.rules import ORGANIZATION_PREFIX, ColumnRules, Rules, rules_of
+from metacore.dynamic.shape import TEXT_KINDS, ColumnShape, Kind, ModelShape
+from metacore.dynamic.values import BadValue, read_value
+from metacore.errors import InvalidInput, MetacoreError, Problem, Refused
+
+log = logging.getLogger(__name__)
+
+CustomValidator = Callable[[Any], str | None]
+"""Gets a value that is not null; gives what is wrong with it, or None."""
+
+
+@dataclass(slots=True)
+class Findings:
+    """Problems so far; `malformed` tells that one of them is about a type."""
+
+    problems: list[Problem] = field(default_factory=list)
+    malformed: bool = False
+
+    def add(self, name: str, code: str, message: str) -> None:
+        self.problems.append(Problem(name, code, message))
+
+    def raise_any(self) -> None:
+        if self.problems:
+            message = "; ".join(f"{problem.field}: {problem.message}" for problem in self.problems[:3])
+            if len(self.problems) > 3:
+                message += f"; and {len(self.problems) - 3} more"
+            error: type[MetacoreError] = InvalidInput if self.malformed else Refused
+            raise error(message, code="invalid_input" if self.malformed else "validation", problems=self.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Custom:
+    """Validators by name: those that the host registered, and the organization's own by key (contract 4)."""
+
+    registered: Mapping[str, CustomValidator]
+    organization: Mapping[str, Any]
+
+
+NO_CUSTOM = Custom({}, {})
+
+
+def check_create(shape: ModelShape, given: Mapping[str, Any], custom: Custom = NO_CUSTOM) -> dict[str, Any]:
+    """The columns to insert. Names that a save may not set are left out.
+
+    Raises:
+        InvalidInput: a value of the wrong type.
+        Refused: a rule that does not hold.
+    """
+    rules = rules_of(shape)
+    findings = Findings()
+    columns: dict[str, Any] = {}
+    for name, raw in given.items():
+        if name not in shape.assignable:
+            continue
+        rule = rules.columns[name]
+        if raw is None and rule.has_default and not rule.column.stored.nullable:
+            # Forms send null for what was left empty: then the default is meant.
+            continue
+        _take(rule, raw, custom, findings, columns)
+    # A value that was refused is not also missing.
+    wrong = {problem.field for problem in findings.problems}
+    for rule in rules.required:
+        name = rule.column.name
+        if name not in columns and name not in wrong and not rule.has_default and _asked(rule, columns):
+            findings.add(name, "required", "is required")
+    definition = shape.model.definition
+    if definition.stage_field in columns:
+        problem = stages.entry_problem(definition, columns[definition.stage_field])
+        if problem is not None:
+            findings.problems.append(problem)
+    findings.raise_any()
+    if rules.formulas or rules.constraints:
+        row = {name: rule.default for name, rule in rules.columns.items()} | columns
+        columns |= _compute(rules, row, findings)
+        findings.raise_any()
+    return columns
+
+
+def check_update(
+    shape: ModelShape,
+    given: Mapping[str, Any],
+    current: Mapping[str, Any] | None,
+    now: datetime.datetime,
+    custom: Custom = NO_CUSTOM,
+) -> dict[str, Any]:
+    """The columns to set. `current` is the row as JSON values, needed when `needs_current` says so.
+
+    Raises:
+        InvalidInput: a value of the wrong type.
+        Refused: a rule that does not hold, or a stage transition that is not allowed.
+    """
+    rules = rules_of(shape)
+    findings = Findings()
+    columns: dict[str, Any] = {}
+    for name, raw in given.items():
+        if name in shape.assignable:
+            _take(rules.columns[name], raw, custom, findings, columns, current)
+    definition = shape.model.definition
+    if current is not None and rules.stage_field in columns:
+        before, after = current.get(rules.stage_field), columns[rules.stage_field]
+        if (problem := stages.move_problem(definition, before, after)) is not None:
+            findings.raise_any()
+            raise Refused(problem.message, code=problem.code, problems=[problem])
+        for name, raw in stages.set_by_move(shape, before, after, now).items():
+            _take(rules.columns[name], raw, custom, findings, columns)
+    findings.raise_any()
+    if not rules.inputs.isdisjoint(columns):
+        columns |= _compute(rules, _typed(shape, rules, current or {}) | columns, findings)
+        findings.raise_any()
+    return columns
+
+
+def _take(
+    rule: ColumnRules,
+    raw: Any,
+    custom: Custom,
+    findings: Findings,
+    columns: dict[str, Any],
+    current: Mapping[str, Any] | None = None,
+) -> None:
+    """Put the value into `columns`, or what is wrong with it into `findings`."""
+    name = rule.column.name
+    if raw is None or (raw == "" and rule.required):
+        if not rule.column.stored.nullable or (rule.required and _asked(rule, {**(current or {}), **columns})):
+            findings.add(name, "required", "is required")
+        else:
+            columns[name] = None
+        return
+    try:
+        value = read_value(rule.column, raw)
+    except BadValue as error:
+        findings.malformed = True
+        findings.add(name, error.code, error.message)
+        return
+    columns[name] = value
+    _check_limits(name, rule.column, value, rule.regex, rule.minimum, rule.maximum, findings)
+    if rule.options is not None:
+        chosen = raw if rule.column.kind is Kind.JSON and isinstance(raw, list) else [raw]
+        if not all(_hashable(item) and item in rule.options for item in chosen):
+            findings.add(name, "option", "is not one of the options")
+    if rule.custom:
+        _check_custom(name, rule, value, custom, findings)
+
+
+def _check_limits(
+    name: str,
+    column: ColumnShape,
+    value: Any,
+    regex: str,
+    minimum: float | None,
+    maximum: float | None,
+    findings: Findings,
+    message: str = "",
+) -> None:
+    """`minimum` and `maximum` bound a number's value and a text's length."""
+    if column.kind in TEXT_KINDS:
+        if minimum is not None and len(value) < minimum:
+            findings.add(name, "min", message or f"needs at least {minimum:g} characters")
+        if maximum is not None and len(value) > maximum:
+            findings.add(name, "max", message or f"may have at most {maximum:g} characters")
+        if regex and not _matches(regex, value):
+            findings.add(name, "regex", message or "does not have the expected form")
+    elif column.kind in (Kind.INT, Kind.DECIMAL, Kind.FLOAT):
+        if minimum is not None and value < minimum:
+            findings.add(name, "min", message or f"must be at least {minimum:g}")
+        if maximum is not None and value > maximum:
+            findings.add(name, "max", message or f"must be at most {maximum:g}")
+
+
+def _check_custom(name: str, rule: ColumnRules, value: Any, custom: Custom, findings: Findings) -> None:
+    named: Any = rule.custom
+    if rule.custom.startswith(ORGANIZATION_PREFIX):
+        named = custom.organization.get(rule.custom.removeprefix(ORGANIZATION_PREFIX))
+        if isinstance(named, Mapping):
+            message = str(named.get("message") or "")
+            regex = str(named.get("regex") or "")
+            low, high = _number(named.get("min")), _number(named.get("max"))
+            _check_limits(name, rule.column, value, regex, low, high, findings, message)
+            named = named.get("custom")
+    if not isinstance(named, str) or not named:
+        return
+    validator = custom.registered.get(named)
+    if validator is None:
+        log.debug("validator %r is not registered in this host; %s is not checked by it", named, name)
+    elif (message_of := validator(value)) is not None:
+        findings.add(name, named, message_of)
+
+
+def _compute(rules: Rules, row: dict[str, Any], findings: Findings) -> dict[str, Any]:
+    """The formulas' results, and the constraints against the row with these in it."""
+    results: dict[str, Any] = {}
+    for column, expression in rules.formulas:
+        computed = expression.evaluate(row)
+        try:
+            value = None if computed is None else read_value(column, _fitting(column, computed))
+        except BadValue as error:
+            findings.add(column.name, error.code, f"{expression.text} gives {computed}: {error.message}")
+            continue
+        results[column.name] = row[column.name] = value
+    for constraint in rules.constraints:
+        if constraint.expression.evaluate(row) is False:
+            findings.add(constraint.field, constraint.code, f"{constraint.expression.text} does not hold")
+    return results
+
+
+def _fitting(column: ColumnShape, computed: Decimal | bool) -> Any:
+    if column.kind is Kind.INT and isinstance(computed, Decimal):
+        return int(computed.to_integral_value(ROUND_HALF_UP))
+    if column.kind in TEXT_KINDS:
+        return format(computed, "f") if isinstance(computed, Decimal) else str(computed).lower()
+    return computed
+
+
+def _typed(shape: ModelShape, rules: Rules, current: Mapping[str, Any]) -> dict[str, Any]:
+    """The current values of what formulas and constraints read, with their types."""
+    row: dict[str, Any] = {}
+    for name in rules.inputs:
+        raw = current.get(name)
+        row[name] = None if raw is None else read_value(shape.columns[name], raw)
+    return row
+
+
+def _asked(rule: ColumnRules, row: Mapping[str, Any]) -> bool:
+    """A column that the form hides under this condition is not asked for."""
+    condition = rule.visible_when
+    if condition is None or not rule.column.stored.nullable:
+        return True
+    value = row.get(condition.field)
+    return value in condition.any_of if condition.any_of else value == condition.equals
+
+
+def _matches(regex: str, value: str) -> bool:
+    pattern = compile_pattern(regex)
+    if pattern is None:
+        log.debug("pattern %r cannot be used; nothing is checked by it", regex[:200])
+        return True
+    return pattern.search(value)
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _hashable(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool)
