@@ -86,7 +86,9 @@ def _places(folder: Path) -> Iterator[Path]:
         top = folder / prefix.rstrip("/")
         if top.is_symlink():
             raise BundleRefused(f"{top.name} is a link to a folder; a bundle is packed from real ones", code="link")
-        if top.exists() and not top.is_dir():
+        if not top.exists():
+            continue
+        if not top.is_dir():
             raise BundleRefused(f"{top.name} is a file, not a folder", code="entry_place")
         for where, folders, names in os.walk(top, onerror=_unreadable):
             folders[:] = sorted(name for name in folders if name not in LITTER)
