@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
+
+from metacore.version import __version__
 
 if TYPE_CHECKING:
     from metacore.addons.compiled import BootContext, CompiledAddon, Declarative, LifecycleContext
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from metacore.metadata.model import ActionDef, ColumnDef, FieldDef, ModalMetadata, OptionDef, TableMetadata
     from metacore.modelbase import Model
     from metacore.permissions.store import DatabasePermissionStore, MemoryPermissionStore
-
-__version__ = version("metacore")
 
 PUBLIC: Final[dict[str, str]] = {
     "ActionDef": "metacore.metadata.model",

@@ -37,6 +37,7 @@ TENANT_TABLES = {
 }
 
 CURRENT_ORGANIZATION = "(select nullif(current_setting('app.current_org', true), '')::uuid)"
+NO_ORGANIZATION = "(select nullif(current_setting('app.current_org', true), '')) IS NULL"
 
 EVENT_COLUMNS = """"position" bigint, organization_id uuid, sequence_num bigint, id bigint, addon_key text,
   event_type text, tags jsonb, data jsonb, actor_id uuid, created_at timestamptz"""
@@ -115,7 +116,10 @@ def _secure() -> None:
         op.execute(f"ALTER TABLE public.{table} ENABLE ROW LEVEL SECURITY")
         op.execute(f"ALTER TABLE public.{table} FORCE ROW LEVEL SECURITY")
         op.execute(f"CREATE POLICY metacore_tenant ON public.{table} TO PUBLIC USING ({mine}) WITH CHECK ({mine})")
-        op.execute(f"CREATE POLICY metacore_owner ON public.{table} TO CURRENT_USER USING (true) WITH CHECK (true)")
+        op.execute(
+            f"CREATE POLICY metacore_owner ON public.{table} TO CURRENT_USER"
+            f" USING ({NO_ORGANIZATION}) WITH CHECK ({NO_ORGANIZATION})"
+        )
     # A shared addon's schema is nobody's; everybody may know of it.
     op.execute(
         "CREATE POLICY metacore_shared ON public.metacore_schemas FOR SELECT TO PUBLIC USING (organization_id IS NULL)"

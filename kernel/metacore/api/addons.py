@@ -11,7 +11,6 @@ import orjson
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from starlette.responses import Response
 
-from metacore import __version__
 from metacore.addons.catalog import catalog_of, manifests_of
 from metacore.addons.frontends import FrontendStore
 from metacore.addons.settings import InstallationSettings
@@ -28,6 +27,7 @@ from metacore.ids import parse_uuid
 from metacore.installer import requests
 from metacore.permissions.service import PermissionService
 from metacore.registry import Registry
+from metacore.version import __version__
 
 VERSION_HEADER = "X-Metacore-Kernel-Version"
 WAIT_SECONDS = 15.0

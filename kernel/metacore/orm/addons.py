@@ -10,7 +10,7 @@ import datetime
 import uuid
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, func
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, func, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from metacore.orm.base import Base, Identified, Timestamped
@@ -67,7 +67,7 @@ class Addon(Timestamped, Base):
     mode: Mapped[str] = mapped_column(String(16), server_default="inherit")
     grants: Mapped[list[Any]] = mapped_column(default=list, server_default="[]")
     fenced_reason: Mapped[str] = mapped_column(String(64), server_default="")
-    enabled: Mapped[bool] = mapped_column(server_default="true")
+    enabled: Mapped[bool] = mapped_column(server_default=true())
     attempt: Mapped[int] = mapped_column(server_default="0")
     schema_revision: Mapped[int] = mapped_column(server_default="0")
     revision: Mapped[int] = mapped_column(BigInteger, server_default="0")
