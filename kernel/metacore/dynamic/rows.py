@@ -1,0 +1,98 @@
+"""What the service asks of a database, whichever it is, and the JSON around its answers."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Protocol
+
+from metacore.dynamic.query import Count, ListQuery
+from metacore.dynamic.shape import ModelShape
+from metacore.identity import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """A row as it is now. `version` differs whenever the row does."""
+
+    version: str
+    row: Mapping[str, Any]
+
+
+class Rows(Protocol):
+    """Rows of live models. Bodies are JSON objects as bytes; every write puts its event into the same transaction.
+
+    Raises in every method:
+        Conflict, Refused, InvalidInput: what the database would not store, naming the column where it can be known.
+        Unavailable: the database cannot be reached, or does not answer in time.
+    """
+
+    async def page(self, shape: ModelShape, principal: Principal, query: ListQuery) -> bytes:
+        """The whole envelope of a list."""
+        ...
+
+    async def get(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID) -> bytes | None: ...
+
+    async def current(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID) -> Current | None: ...
+
+    async def insert(
+        self, shape: ModelShape, principal: Principal, row_id: uuid.UUID, columns: Mapping[str, Any]
+    ) -> bytes: ...
+
+    async def update(
+        self,
+        shape: ModelShape,
+        principal: Principal,
+        row_id: uuid.UUID,
+        columns: Mapping[str, Any],
+        version: str | None,
+    ) -> bytes | None:
+        """The row afterwards; None when it is not there, or with a `version` no longer the same."""
+        ...
+
+    async def delete(
+        self, shape: ModelShape, principal: Principal, row_id: uuid.UUID, version: str | None
+    ) -> bytes | None:
+        """The row as it was; None as for `update`."""
+        ...
+
+
+def exact(body: bytes) -> dict[str, Any]:
+    """The row for those who compute with it, formulas and hooks: decimals are `Decimal`."""
+    row: dict[str, Any] = json.loads(body, parse_float=Decimal)
+    return row
+
+
+def row_envelope(body: bytes) -> bytes:
+    return b'{"success":true,"data":' + body + b"}"
+
+
+def list_envelope(
+    query: ListQuery, data: bytes | None, total: int | None, *, next_cursor: str | None = None, counted: str = ""
+) -> bytes:
+    """The reply to a list. `data` is a JSON array, or None for no rows; `total` None when nothing was counted.
+
+    A client that named its way of counting is told what `total` is: exact, capped (there are more), estimated, none.
+    One that pages by cursor gets `next_cursor`, null when this page was not full.
+    """
+    if total is None:
+        numbers = b'"total":null'
+        last_page = b"null"
+    else:
+        numbers = b'"total":%d' % total
+        last_page = b"%d" % max(1, -(-total // query.per_page))
+    page = b"null" if query.keyset else b"%d" % query.page
+    meta = b'%b,"page":%b,"per_page":%d,"last_page":%b' % (numbers, page, query.per_page, last_page)
+    if query.count_named:
+        meta += b',"count":"%b"' % (counted or query.count).encode()
+    if query.keyset:
+        meta += b',"next_cursor":' + (b"null" if next_cursor is None else b'"%b"' % next_cursor.encode())
+    return b'{"success":true,"data":' + (data or b"[]") + b',"meta":{' + meta + b"}}"
+
+
+def counted_as(query: ListQuery, more: bool) -> Count:
+    """What the total is, when `more` tells that there are more rows than were counted."""
+    return query.count if more or query.count is Count.NONE else Count.EXACT

@@ -1,0 +1,106 @@
+"""What PostgreSQL would not store, in the words of the API: which rule, which column, never a value of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from metacore.dynamic.shape import ModelShape
+from metacore.errors import Conflict, InvalidInput, MetacoreError, Problem, Refused, Unavailable
+
+LOST = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+)
+"""The connection is gone, and whether the statement took effect is unknown. `TimeoutError` is an OSError, too."""
+
+STALE_SHAPE = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidSchemaNameError)
+NOT_NOW = (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, asyncpg.InsufficientResourcesError)
+
+# Under row-level security PostgreSQL withholds the columns of a violated constraint, so they come from the catalog.
+CONSTRAINED_COLUMNS = """
+SELECT coalesce(
+    (SELECT array_agg(a.attname::text ORDER BY k.position)
+       FROM pg_catalog.pg_constraint c
+       JOIN pg_catalog.pg_class t ON t.oid = c.conrelid
+       JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
+      CROSS JOIN LATERAL unnest(c.conkey) WITH ORDINALITY AS k(number, position)
+       JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.number
+      WHERE n.nspname = $1 AND t.relname = $2 AND c.conname = $3),
+    (SELECT array_agg(a.attname::text ORDER BY k.position)
+       FROM pg_catalog.pg_index i
+       JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+       JOIN pg_catalog.pg_namespace n ON n.oid = x.relnamespace
+      CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, position)
+       JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
+      WHERE n.nspname = $1 AND x.relname = $3))
+"""
+
+
+async def explained(
+    error: asyncpg.PostgresError, shape: ModelShape, pool: asyncpg.Pool[asyncpg.Record]
+) -> MetacoreError | None:
+    """The error to raise for `error`; None when it is nobody's fault but ours."""
+    match error:
+        case asyncpg.UniqueViolationError() | asyncpg.ExclusionViolationError():
+            columns = await _columns(error, shape, pool)
+            return Conflict(
+                f"another row has the same {' and '.join(columns) or 'value'}",
+                code="duplicate",
+                problems=[Problem(column, "unique", "is taken by another row") for column in columns],
+            )
+        case asyncpg.NotNullViolationError():
+            return _refused("validation", [error.column_name or ""], "required", "is required")
+        case asyncpg.ForeignKeyViolationError() | asyncpg.RestrictViolationError():
+            if error.table_name != shape.model.table_name:
+                return Refused("other rows refer to this one", code="referenced")
+            return _refused(
+                "validation", await _columns(error, shape, pool), "reference", "names a row that is not there"
+            )
+        case asyncpg.CheckViolationError():
+            return _refused(
+                "validation", await _columns(error, shape, pool), "constraint", "breaks a rule of the table"
+            )
+        case asyncpg.DataError():
+            return InvalidInput("a value does not fit its column", code="invalid_input")
+        case asyncpg.RaiseError():
+            # A trigger of the addon said no; its words are meant for whoever saves.
+            return Refused(error.message or "the database refused the change", code="refused")
+        case asyncpg.TransactionRollbackError():
+            return Conflict("the row is being changed by others; try again", code="contention")
+        case _ if isinstance(error, STALE_SHAPE):
+            return Unavailable("the model is being changed; try again", code="model_changing")
+        case _ if isinstance(error, NOT_NOW):
+            return Unavailable("the database did not answer in time", code="database_busy")
+    return None
+
+
+def unreachable() -> Unavailable:
+    return Unavailable("the database cannot be reached right now", code="database_unreachable")
+
+
+def _refused(code: str, columns: Sequence[str], problem: str, message: str) -> Refused:
+    named = " and ".join(column for column in columns if column)
+    return Refused(
+        f"{named or 'the row'} {message}",
+        code=code,
+        problems=[Problem(column, problem, message) for column in columns if column],
+    )
+
+
+async def _columns(error: asyncpg.PostgresError, shape: ModelShape, pool: asyncpg.Pool[asyncpg.Record]) -> list[str]:
+    """The columns of the violated constraint or unique index, without the organization's; [] when unknown."""
+    place = (error.schema_name or "", error.table_name or "", error.constraint_name or "")
+    known: tuple[str, ...] | None = shape.recall(("columns", *place))
+    if known is None:
+        try:
+            found = await pool.fetchval(CONSTRAINED_COLUMNS, *place)
+        except (*LOST, asyncpg.PostgresError):
+            return []
+        known = shape.remember(("columns", *place), tuple(found or ()))
+    return [column for column in known or () if column != "organization_id"]
