@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -35,12 +35,16 @@ class _Waiter(Generic[Item, Result]):
     future: asyncio.Future[Result]
 
 
-@dataclass(slots=True)
 class _Lane(Generic[Item, Result]):
-    send: Send[Item, Result]
-    waiting: list[_Waiter[Item, Result]] = field(default_factory=list)
-    in_flight: int = 0
-    overlap: asyncio.TimerHandle | None = None
+    """Made for every lone request, too, so it is as plain as can be. `send` is there once somebody waits."""
+
+    __slots__ = ("in_flight", "overlap", "send", "waiting")
+
+    def __init__(self) -> None:
+        self.send: Send[Item, Result] | None = None
+        self.waiting: list[_Waiter[Item, Result]] = []
+        self.in_flight = 1
+        self.overlap: asyncio.TimerHandle | None = None
 
 
 class Coalescer:
@@ -62,32 +66,38 @@ class Coalescer:
         caller never cancels a statement that serves others.
         """
         lane: _Lane[Item, Result] | None = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = _Lane(send)
-            return await self._alone(key, lane, item)
-        return await self._join(key, lane, item, weight)
-
-    async def share(self, key: Hashable, send: Callable[[], Awaitable[Result]]) -> Result:
-        """The result of `send`, run once for all who ask for `key` while none of theirs has been sent."""
-
-        async def once(items: Sequence[None]) -> Sequence[Result | Exception]:
-            return [await send()] * len(items)
-
-        return await self.submit(key, None, once)
-
-    async def _alone(self, key: Hashable, lane: _Lane[Item, Result], item: Item) -> Result:
-        lane.in_flight = 1
+        if lane is not None:
+            return await self._join(key, lane, item, send, weight)
+        lane = self._lanes[key] = _Lane()
         try:
-            result = (await lane.send((item,)))[0]
+            result = (await send((item,)))[0]
         finally:
             self._sent(key, lane)
         if isinstance(result, Exception):
             raise result
         return result
 
-    async def _join(self, key: Hashable, lane: _Lane[Item, Result], item: Item, weight: int) -> Result:
+    async def share(self, key: Hashable, send: Callable[[], Awaitable[Result]]) -> Result:
+        """The result of `send`, run once for all who ask for `key` while none of theirs has been sent."""
+        lane: _Lane[None, Result] | None = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
+            try:
+                return await send()
+            finally:
+                self._sent(key, lane)
+
+        async def once(items: Sequence[None]) -> Sequence[Result | Exception]:
+            return [await send()] * len(items)
+
+        return await self._join(key, lane, None, once, 0)
+
+    async def _join(
+        self, key: Hashable, lane: _Lane[Item, Result], item: Item, send: Send[Item, Result], weight: int
+    ) -> Result:
         loop = asyncio.get_running_loop()
         waiter: _Waiter[Item, Result] = _Waiter(item, weight, loop.create_future())
+        lane.send = send
         lane.waiting.append(waiter)
         if lane.in_flight < MAX_IN_FLIGHT and lane.overlap is None:
             lane.overlap = loop.call_later(self._slow_seconds, self._overlap, key, lane)
@@ -134,8 +144,10 @@ class Coalescer:
         return waiting[:count]
 
     async def _run(self, key: Hashable, lane: _Lane[Any, Any], batch: list[_Waiter[Any, Any]]) -> None:
+        results: Sequence[Any] = ()
         try:
-            results: Sequence[Any] = await lane.send([waiter.item for waiter in batch]) if batch else ()
+            if batch and lane.send is not None:
+                results = await lane.send([waiter.item for waiter in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"a lane gave {len(results)} results for {len(batch)} items")
         except asyncio.CancelledError:

@@ -5,8 +5,8 @@ only. The rest hangs on a column of `s`, so PostgreSQL must run that first: a po
 find no organization and hide every row. CTEs that write run when they are first read, which is after `s`. The
 organization stands in the conditions as well.
 
-Rows become JSON in the database. LIMIT is part of the text and OFFSET hides in a subselect: with parameters in their
-place PostgreSQL plans anew for each execution, which doubles the time of a page.
+Rows become JSON in the database. LIMIT is part of the text; OFFSET and the ids of a batch hide in a subselect: with
+bare parameters in their place PostgreSQL plans anew for each execution, which doubles the time of a page.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def list_statement(shape: ModelShape, schema: str, query: ListQuery) -> Statemen
         .correlate(scope)
     )
     if query.offset:
-        page = page.offset(sa.select(sa.bindparam("offset", type_=sa.BigInteger())).scalar_subquery())
+        page = page.offset(_hidden(sa.bindparam("offset", type_=sa.BigInteger())))
     rows = page.subquery(_unused(shape, "r"))
     total = _total(table, conditions, query.count).correlate(scope).scalar_subquery() if query.count != "none" else None
     shown_total = sa.null() if total is None else total
@@ -110,7 +110,8 @@ def get_statement(shape: ModelShape, schema: str) -> Statement:
     """Gives `id`, `body` (JSON, null when there is no such row) for each of `ids`."""
     scope = _scope()
     table = common.table_of(shape, schema, POSTGRESQL).alias("t")
-    wanted = sa.func.unnest(sa.bindparam("ids", type_=ARRAY(_UUID))).table_valued(sa.column("id", _UUID), name="w")
+    ids = sa.func.unnest(_hidden(sa.bindparam("ids", type_=ARRAY(_UUID))))
+    wanted = ids.table_valued(sa.column("id", _UUID)).render_derived(name="w")
     row = (
         sa.select(*_shown(shape, table.c))
         .where(table.c.id == wanted.c.id, *_mine(shape, table, scope), *common.visible(shape, table.c))
@@ -212,6 +213,11 @@ def _scope() -> sa.Subquery:
     zone = sa.func.set_config(sa.literal_column("'TimeZone'"), sa.literal_column("'UTC'"), sa.true(), type_=sa.Text())
     selected = sa.select(sa.cast(setting, _UUID).label("org"), zone.label("zone"))
     return selected.offset(_NOTHING_SKIPPED).subquery("s")
+
+
+def _hidden(parameter: sa.BindParameter[Any]) -> sa.ScalarSelect[Any]:
+    """The parameter where the planner cannot see its value, so that one plan serves every value."""
+    return sa.select(parameter).scalar_subquery()
 
 
 def _organization() -> sa.BindParameter[Any]:
