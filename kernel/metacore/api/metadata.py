@@ -1,7 +1,5 @@
 """Metadata over HTTP (contract 4): what a client needs to draw the models that the caller may read."""
 
-from __future__ import annotations
-
 from typing import Annotated
 from uuid import UUID
 
@@ -25,8 +23,8 @@ def build_metadata_router(
 ) -> APIRouter:
     """Routes under `/metadata`; each model asks for `<model>.read` where a permission service is wired."""
     router = APIRouter(prefix="/metadata", route_class=KernelRoute, tags=["metadata"])
-    caller = Annotated[Principal, Depends(principal)]
-    language = Annotated[str, Header(alias="Accept-Language")]
+    Caller = Annotated[Principal, Depends(principal)]  # noqa: N806 - a type.
+    Language = Annotated[str, Header(alias="Accept-Language")]  # noqa: N806 - a type.
 
     async def readable(who: Principal, name: str) -> tuple[UUID, str]:
         """The organization and the model's key, once it exists for the caller and may be read."""
@@ -37,8 +35,8 @@ def build_metadata_router(
 
     @router.get("/all", summary="Tables and forms of every readable model")
     async def everything(
-        who: caller,
-        accept_language: language = "",
+        who: Caller,
+        accept_language: Language = "",
         if_none_match: Annotated[str, Header(alias="If-None-Match")] = "",
     ) -> Response:
         async def may_read(model: ServedModel) -> bool:
@@ -52,19 +50,19 @@ def build_metadata_router(
         return envelope.ok(shapes, headers=headers)
 
     @router.get("/table/{model}", summary="How to draw the list of a model")
-    async def table(model: str, who: caller, accept_language: language = "") -> Response:
+    async def table(model: str, who: Caller, accept_language: Language = "") -> Response:
         locale = metadata.negotiate(accept_language)
         shape = await metadata.table(*await readable(who, model), locale)
         return envelope.ok(shape, headers={**SHARED_HEADERS, "Content-Language": locale})
 
     @router.get("/modal/{model}", summary="How to draw the form of a model")
-    async def modal(model: str, who: caller, accept_language: language = "") -> Response:
+    async def modal(model: str, who: Caller, accept_language: Language = "") -> Response:
         locale = metadata.negotiate(accept_language)
         shape = await metadata.modal(*await readable(who, model), locale)
         return envelope.ok(shape, headers={**SHARED_HEADERS, "Content-Language": locale})
 
     @router.get("/{model}", summary="Table and form of a model")
-    async def both(model: str, who: caller, accept_language: language = "") -> Response:
+    async def both(model: str, who: Caller, accept_language: Language = "") -> Response:
         locale = metadata.negotiate(accept_language)
         shape = await metadata.both(*await readable(who, model), locale)
         return envelope.ok(shape, headers={**SHARED_HEADERS, "Content-Language": locale})

@@ -1,7 +1,5 @@
 """The menu over HTTP: `GET /metacore/navigation`, a bare array (contract 16, 17)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 from uuid import UUID

@@ -49,7 +49,12 @@ CONTENT_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'un
 
 
 def build_docs_router(
-    app: FastAPI, registry: Registry, optional_principal: OptionalPrincipalDependency, *, prefix: str, version: str
+    described: FastAPI | APIRouter,
+    registry: Registry,
+    optional_principal: OptionalPrincipalDependency,
+    *,
+    prefix: str,
+    version: str,
 ) -> APIRouter:
     """`/docs`, `/docs/assets/*` and `/openapi.json`; nothing is loaded from other hosts."""
     router = APIRouter(route_class=KernelRoute, include_in_schema=False)
@@ -63,7 +68,7 @@ def build_docs_router(
                 get_openapi(
                     title="Metacore",
                     version=version,
-                    routes=app.routes,
+                    routes=described.routes,
                     description="Log in on /docs to see the models of your organization.",
                 )
             )

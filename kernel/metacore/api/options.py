@@ -1,7 +1,5 @@
 """Values to choose from, rows to pick, values to count (contract 6)."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -22,21 +20,21 @@ def build_options_router(
 ) -> APIRouter:
     """`/options/{model}`, `/search/{model}`, and `/facets` of rows. Include it before the routes of rows."""
     router = APIRouter(route_class=KernelRoute, tags=["options"])
-    caller = Annotated[Principal, Depends(principal)]
+    Caller = Annotated[Principal, Depends(principal)]  # noqa: N806 - a type.
 
     @router.get("/options/{model}", summary="Values to choose from")
-    async def options_of(request: Request, model: str, who: caller) -> Response:
+    async def options_of(request: Request, model: str, who: Caller) -> Response:
         query = parse_options_query(parse_query(request.scope["query_string"]))
         found = await options.options(who, model, query)
         # Older clients look for the type beside the data.
         return envelope.ok(found.rows, meta={"type": found.kind, "count": len(found.rows)}, type=found.kind)
 
     @router.get("/search/{model}", summary="Rows that match a few words")
-    async def search_in(request: Request, model: str, who: caller) -> Response:
+    async def search_in(request: Request, model: str, who: Caller) -> Response:
         rows = await search.search(who, model, parse_search_query(parse_query(request.scope["query_string"])))
         return envelope.ok(rows, meta={"count": len(rows)})
 
-    async def facets_of(request: Request, model: str, who: caller) -> Response:
+    async def facets_of(request: Request, model: str, who: Caller) -> Response:
         buckets = await facets.facets(who, model, parse_query(request.scope["query_string"]))
         return envelope.ok(buckets, meta={"count": len(buckets)})
 

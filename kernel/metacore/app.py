@@ -1,0 +1,414 @@
+"""The kernel as one object, and the only place where its objects are wired.
+
+`App` is what a host embeds and what `metacore serve` runs; nothing here decides anything, it only connects rooms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from metacore import logs
+from metacore.addons.frontends import FrontendStore
+from metacore.addons.heartbeat import Heartbeat
+from metacore.addons.loader import Loader
+from metacore.addons.settings import InstallationSettings
+from metacore.api.addons import AddonServices
+from metacore.api.deps import authenticated, optional_principal
+from metacore.api.lane import Lane
+from metacore.api.middleware import RequestMiddleware
+from metacore.api.records import RecordsEndpoint
+from metacore.api.route import KernelRoute
+from metacore.api.routes import KernelServices, kernel_routes
+from metacore.auth.config import AuthConfig
+from metacore.auth.service import AuthService
+from metacore.bundle.signature import TrustedKeys
+from metacore.db.database import Database
+from metacore.db.listen import Listener
+from metacore.db.migrate import create_all, current_revision, head_revision, suffices
+from metacore.db.roles import check_kernel_role
+from metacore.dynamic.aggregate import FacetsService
+from metacore.dynamic.exports import ExportService
+from metacore.dynamic.hook_points import HookRegistry
+from metacore.dynamic.imports import ImportService
+from metacore.dynamic.options import OptionsService
+from metacore.dynamic.search import SearchService
+from metacore.dynamic.service import DynamicService
+from metacore.errors import Misconfigured, Unavailable
+from metacore.events.bus import Bus
+from metacore.events.relay import Relay
+from metacore.metadata.service import MetadataService
+from metacore.metadata.validators import OrganizationValidators
+from metacore.metrics import Metrics
+from metacore.modelbase import Factory, create_host_tables, load_host_model
+from metacore.permissions.database_store import DatabasePermissionStore
+from metacore.permissions.service import PermissionService
+from metacore.permissions.store import PermissionStore
+from metacore.registry import Registry, Snapshot
+from metacore.secrets import Sealer
+from metacore.settings import Settings
+from metacore.translator import CatalogTranslator, Translator
+from metacore.version import __version__
+from metacore.ws.hub import Hub
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppConfig:
+    """What a host decides. Durations are in seconds, sizes in bytes.
+
+    `database` is a URL, or a `Database` that the host owns and closes itself. `jwt_secret` is one secret or several, of
+    which the first signs. `run_migrations` true brings the kernel's tables to the head at start; false only makes them
+    in a database that has none (for development); None leaves the database alone and waits for the head.
+    `create_tables` makes missing tables of registered models. `permission_store` None means no user gate. `translator`
+    None means `catalogs` and the texts of addons. `master_key` (32 bytes) seals secrets at rest.
+    """
+
+    database: str | Database
+    jwt_secret: str | Sequence[str] = field(repr=False)
+    run_migrations: bool | None = True
+    create_tables: bool = True
+    enable_metrics: bool = True
+    permission_store: PermissionStore | None = None
+    super_roles: Sequence[str] = ("owner",)
+    translator: Translator | None = None
+    catalogs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    metadata_ttl: float = 300
+    permission_ttl: float = 300
+    access_token_ttl: int = 86_400
+    refresh_token_ttl: int = 30 * 86_400
+    jwt_issuer: str = "metacore"
+    registration: bool = True
+    master_key: bytes | None = field(default=None, repr=False)
+    trusted_keys: TrustedKeys | None = None
+    """Keys that bundles are verified with once more when they are loaded; None loads what the installer stored."""
+    enforce: bool = False
+    coalesce: bool = True
+    max_per_page: int = 200
+    max_body_bytes: int = 1_048_576
+    max_upload_bytes: int = 67_108_864
+    heartbeat_interval: float = 2.0
+    pod_name: str = ""
+    cache_dir: str = ""
+    access_log: logs.AccessLog | None = None
+    require_kernel_role: bool = False
+    """Refuse to start as a role that could switch row-level security off."""
+
+
+class App:
+    """The kernel, ready to be mounted.
+
+    `register_model` before the start, `mount` once, and the application's lifespan starts and stops the rest; a host
+    without one uses `async with app:`. Attributes: `auth`, `metadata`, `permission`, `dynamic`, `hub`, `hooks`, `bus`,
+    `registry`, `metrics`, `database`; `principal` is the FastAPI dependency that gives a route its caller.
+    """
+
+    def __init__(self, config: AppConfig) -> None:
+        self.config = config
+        self._owns_database = isinstance(config.database, str)
+        self.database = Database(config.database) if isinstance(config.database, str) else config.database
+        self._listener = Listener(self.database.direct_url) if self.database.dialect == "postgresql" else None
+        self.metrics = Metrics(process=config.enable_metrics)
+        self.registry = Registry()
+        self.hooks = HookRegistry()
+        self.bus = Bus(metrics=self.metrics)
+        self.hub = Hub(self.metrics)
+        self.auth = AuthService(self.database, _auth_config(config), self._listener)
+        self.auth.on_invalidate(self.hub.invalidate)
+        self.principal = authenticated(self.auth)
+        self.permission = self._permission_service()
+        self.relay = Relay(self.database, self.bus, self._listener, metrics=self.metrics)
+        self._validators = OrganizationValidators(self.database)
+        self.dynamic = DynamicService(
+            self.database,
+            self.registry,
+            hooks=self.hooks,
+            permissions=self.permission,
+            validators=self._validators,
+            on_commit=self.relay.wake,
+            max_per_page=config.max_per_page,
+            coalesce=config.coalesce,
+        )
+        self._catalogs = CatalogTranslator(config.catalogs)
+        self.translator: Translator = config.translator or self._catalogs
+        self.metadata = MetadataService(
+            self.registry, self.translator, ttl=config.metadata_ttl, validators=self._validators
+        )
+        self.registry.on_change(self._registry_changed)
+        self.loader = Loader(
+            self.database,
+            self.registry,
+            listener=self._listener,
+            trusted=config.trusted_keys,
+            metrics=self.metrics,
+        )
+        self.heartbeat = Heartbeat(
+            self.database,
+            self.loader,
+            mode="enforce" if config.enforce else "shadow",
+            interval=config.heartbeat_interval,
+            pod=config.pod_name,
+            metrics=self.metrics,
+        )
+        self._factories: dict[str, Factory] = {}
+        self._running: AsyncExitStack | None = None
+
+    def register_model(self, key: str, factory: Factory) -> Self:
+        """Serve a model of the host under `key`. `factory` gives a fresh definition at each call (docs/embedding.md).
+
+        Raises:
+            Misconfigured: the App runs already, or the key is taken.
+        """
+        if self._running is not None:
+            raise Misconfigured(f"model {key!r}: register models before the App starts")
+        if key in self._factories:
+            raise Misconfigured(f"model {key!r} is registered twice")
+        self._factories[key] = factory
+        return self
+
+    def mount(self, target: FastAPI | APIRouter, prefix: str = "/api") -> APIRouter:
+        """Put every route of the kernel under `prefix` of `target`, and health, metrics and /docs at its root.
+
+        Given an application, the fast lane and the request middleware go in front, inside the host's own middleware;
+        given a router, the same routes answer without them. Returns the authenticated router under `prefix`: routes
+        that the host adds to it, also later, ask for a valid token.
+        """
+        prefix = prefix.rstrip("/")
+        services = self._services()
+        routes = kernel_routes(services, prefix=prefix, lifespan=self._lifespan, described=target)
+        target.include_router(routes)
+        own = APIRouter(route_class=KernelRoute, dependencies=[Depends(self.principal)])
+        target.include_router(own, prefix=prefix)
+        if isinstance(target, FastAPI):
+            # From the outermost to the innermost; what the host adds later stands in front of these.
+            target.user_middleware += [
+                Middleware(
+                    RequestMiddleware,
+                    metrics=self.metrics if self.config.enable_metrics else None,
+                    access_log=self.config.access_log,
+                    prefix=prefix,
+                    max_body_bytes=self.config.max_body_bytes,
+                    max_upload_bytes=self.config.max_upload_bytes,
+                ),
+                Middleware(Lane, prefix=prefix, endpoint=services.records, auth=self.auth),
+            ]
+        return own
+
+    async def start(self) -> None:
+        """Open the database, bring its tables to the head, load what is installed, begin to follow changes.
+
+        Raises:
+            Misconfigured: what `AppConfig` says cannot work; the message names it.
+        """
+        if self._running is not None:
+            return
+        async with AsyncExitStack() as stack:
+            await self.database.open()
+            if self._owns_database:
+                stack.push_async_callback(self.database.close)
+            stack.callback(self.auth.close)
+            await self._prepare_tables()
+            for key, factory in self._factories.items():
+                self.registry.set_host_model(await load_host_model(self.database, key, factory))
+            if self._listener is not None:
+                await self._listener.start()
+                stack.push_async_callback(self._listener.stop)
+            stack.push_async_callback(self.bus.stop)
+            stack.push_async_callback(self.hub.stop)
+            await self.relay.start()
+            stack.push_async_callback(self.relay.stop)
+            await self.loader.start()
+            stack.push_async_callback(self.loader.stop)
+            self.heartbeat.on_epochs(self._epochs_read)
+            await self.heartbeat.start()
+            stack.push_async_callback(self.heartbeat.stop)
+            self._running = stack.pop_all()
+
+    async def stop(self) -> None:
+        """Stop what `start` started, in reverse. Stopping twice does nothing."""
+        running, self._running = self._running, None
+        if running is not None:
+            await running.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        async with self:
+            yield
+
+    async def _prepare_tables(self) -> None:
+        config = self.config
+        if config.require_kernel_role:
+            await check_kernel_role(self.database)
+        if config.run_migrations or (config.run_migrations is False and await current_revision(self.database) is None):
+            await create_all(self.database)
+        if config.create_tables and self._factories:
+            await create_host_tables(self.database, self._factories)
+
+    def _permission_service(self) -> PermissionService | None:
+        store = self.config.permission_store
+        if store is None:
+            return None
+        return PermissionService(
+            store, tuple(self.config.super_roles), self.config.permission_ttl, listener=self._listener
+        )
+
+    def _services(self) -> KernelServices:
+        config = self.config
+        frontends = FrontendStore(self.database, cache_dir=config.cache_dir)
+        sealer = Sealer(config.master_key) if config.master_key else None
+        records = RecordsEndpoint(self.dynamic, config.max_body_bytes)
+        optional = optional_principal(self.auth)
+        options = OptionsService(self.database, self.registry, permissions=self.permission, translator=self.translator)
+        return KernelServices(
+            auth=self.auth,
+            permissions=self.permission,
+            metadata=self.metadata,
+            registry=self.registry,
+            records=records,
+            options=options,
+            search=SearchService(self.database, self.registry, permissions=self.permission),
+            facets=FacetsService(self.database, self.registry, permissions=self.permission, options=options),
+            exports=ExportService(self.database, self.registry, permissions=self.permission),
+            imports=ImportService(
+                self.dynamic, self.registry, permissions=self.permission, validators=self._validators
+            ),
+            addons=AddonServices(
+                database=self.database,
+                registry=self.registry,
+                settings=InstallationSettings(self.database, self.registry, sealer),
+                frontends=frontends,
+                records=records,
+                permissions=self.permission,
+                enforcing=config.enforce,
+                max_upload_bytes=config.max_upload_bytes,
+            ),
+            hub=self.hub,
+            metrics=self.metrics if config.enable_metrics else None,
+            checks={
+                "database": self._check_database,
+                "migrations": self._check_migrations,
+                "registry": self._check_registry,
+                "heartbeat": self._check_heartbeat,
+            },
+            principal=self.principal,
+            optional=optional,
+        )
+
+    def _registry_changed(self, snapshot: Snapshot) -> None:
+        self._catalogs.replace_addons({key: addon.manifest.i18n for key, addon in snapshot.addons.items()})
+        self.metadata.invalidate(snapshot.revision)
+
+    def _epochs_read(self, epochs: Mapping[str, int]) -> None:
+        self.auth.refresh_epoch(epochs.get("auth", 0))
+        if self.permission is not None:
+            self.permission.refresh_epoch(epochs.get("permissions", 0))
+
+    async def _check_database(self) -> None:
+        async with self.database.transaction(None) as connection:
+            await connection.exec_driver_sql("SELECT 1")
+
+    async def _check_migrations(self) -> None:
+        revision = await current_revision(self.database)
+        if not suffices(revision):
+            raise Unavailable(f"the database is at {revision or 'no revision'}, this build needs {head_revision()}")
+
+    async def _check_registry(self) -> None:
+        if not self.registry.loaded:
+            raise Unavailable("the registry of addons is not loaded yet")
+
+    async def _check_heartbeat(self) -> None:
+        if not self.heartbeat.healthy:
+            raise Unavailable("heartbeats cannot be written")
+
+
+def create_asgi(settings: Settings) -> FastAPI:
+    """What `metacore serve` runs: the kernel alone, configured by `settings`, with permissions from the database.
+
+    Raises:
+        Misconfigured: a setting that cannot work; the message names it.
+    """
+    access_log = logs.configure(settings.log_format, settings.log_level)
+    database = Database(
+        settings.database_url.get_secret_value(),
+        direct_url=settings.direct_database_url.get_secret_value(),
+        pool_size=settings.pool_size,
+        transaction_pooler=settings.transaction_pooler,
+    )
+    kernel = App(
+        AppConfig(
+            database=database,
+            jwt_secret=[secret.get_secret_value() for secret in settings.jwt_secrets],
+            run_migrations=None,
+            create_tables=False,
+            permission_store=DatabasePermissionStore(database),
+            metadata_ttl=settings.metadata_ttl,
+            permission_ttl=settings.permission_ttl,
+            access_token_ttl=settings.access_token_ttl,
+            refresh_token_ttl=settings.refresh_token_ttl,
+            jwt_issuer=settings.jwt_issuer,
+            registration=settings.registration,
+            master_key=_master_key(settings),
+            enforce=settings.enforcing,
+            coalesce=settings.coalesce,
+            max_per_page=settings.max_per_page,
+            max_body_bytes=settings.max_body_bytes,
+            max_upload_bytes=settings.max_upload_bytes,
+            heartbeat_interval=settings.heartbeat_interval,
+            pod_name=settings.pod_name,
+            cache_dir=settings.cache_dir,
+            access_log=access_log,
+            require_kernel_role=True,
+        )
+    )
+
+    @asynccontextmanager
+    async def close_database(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await database.close()
+
+    web = FastAPI(
+        title="Metacore",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=close_database,
+    )
+    kernel.mount(web, settings.prefix)
+    return web
+
+
+def _auth_config(config: AppConfig) -> AuthConfig:
+    secrets = [config.jwt_secret] if isinstance(config.jwt_secret, str) else config.jwt_secret
+    return AuthConfig(
+        jwt_secrets=tuple(secrets),
+        issuer=config.jwt_issuer,
+        access_token_ttl=config.access_token_ttl,
+        refresh_token_ttl=config.refresh_token_ttl,
+        registration=config.registration,
+    )
+
+
+def _master_key(settings: Settings) -> bytes | None:
+    text = settings.master_key.get_secret_value()
+    if not text:
+        return None
+    try:
+        key = bytes.fromhex(text)
+    except ValueError as error:
+        raise Misconfigured("METACORE_MASTER_KEY is not hexadecimal") from error
+    if len(key) != 32:
+        raise Misconfigured(f"METACORE_MASTER_KEY must be 32 bytes in hex, it is {len(key)}")
+    return key
