@@ -91,7 +91,7 @@ def test_a_workbook_gives_typed_cells() -> None:
     day = datetime.datetime(2026, 3, 1, 12, 30)  # noqa: DTZ001 - spreadsheets know no zones.
     content = workbook(["title", "count", "done", "when"], ["x", 2.5, True, day], ["y", 3])
     table = read_table(content, "x.xlsx", LIMITS)
-    assert table.text is False
+    assert table.typed is False
     assert [row.values for row in table.rows] == [
         {"title": "x", "count": 2.5, "done": True, "when": day},
         {"title": "y", "count": 3.0},

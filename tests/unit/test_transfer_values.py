@@ -40,10 +40,10 @@ def matched(*headers: str, definition: ModelDefinition = DEFINITION) -> tuple[di
     return {header: target.column.name for header, target in found.targets.items()}, found.ignored
 
 
-def value(cell: Any, kind: ColumnType, *, text: bool = True) -> Any:
+def value(cell: Any, kind: ColumnType, *, typed: bool = False) -> Any:
     definition = ModelDefinition(key="t", table="t", columns=(Column(name="x", type=kind),))
     headers = match_headers(["x"], definition, derive_table(definition), derive_modal(definition))
-    return values_of({"x": cell}, headers, text=text)["x"]
+    return values_of({"x": cell}, headers, typed=typed)["x"]
 
 
 def test_headers_match_by_key_or_by_any_label() -> None:
@@ -81,7 +81,7 @@ def test_a_second_header_for_the_same_column_is_ignored() -> None:
 )
 def test_an_option_may_be_written_by_its_label(cell: str, stored: str) -> None:
     headers = match_headers(["status"], DEFINITION, derive_table(DEFINITION), derive_modal(DEFINITION))
-    assert values_of({"status": cell}, headers, text=True) == {"status": stored}
+    assert values_of({"status": cell}, headers, typed=False) == {"status": stored}
 
 
 @pytest.mark.parametrize(
@@ -127,4 +127,9 @@ def test_cells_of_csv_are_read_as_the_columns_type(cell: str, kind: ColumnType, 
     ],
 )
 def test_typed_cells_are_turned_to_the_columns_type(cell: Any, kind: ColumnType, stored: Any) -> None:
-    assert value(cell, kind, text=False) == stored
+    assert value(cell, kind, typed=True) == stored
+
+
+def test_a_document_in_a_sheet_is_text_but_a_text_in_json_is_a_document() -> None:
+    assert value('{"a": 1}', ColumnType.JSONB) == {"a": 1}
+    assert value('{"a": 1}', ColumnType.JSONB, typed=True) == '{"a": 1}'

@@ -53,11 +53,12 @@ class ImportRow:
 
 @dataclass(frozen=True, slots=True)
 class ImportTable:
-    """`headers` in the order of the file. Cells of `text` tables are strings; others are typed as the file says."""
+    """`headers` in the order of the file. `typed` tells that a text in a cell was meant as one, as in JSON; in CSV and
+    in sheets people write everything as text."""
 
     headers: tuple[str, ...]
     rows: tuple[ImportRow, ...]
-    text: bool = False
+    typed: bool = False
 
 
 def read_table(content: bytes, filename: str, limits: ImportLimits) -> ImportTable:
@@ -101,7 +102,7 @@ def read_objects(document: Any, limits: ImportLimits) -> ImportTable:
             rows.append(ImportRow(number, item))
         else:
             rows.append(ImportRow(number, problem="expected an object"))
-    return ImportTable(tuple(headers), tuple(rows))
+    return ImportTable(tuple(headers), tuple(rows), typed=True)
 
 
 def _json(content: bytes) -> Any:
@@ -120,7 +121,7 @@ def _read_csv(content: bytes, limits: ImportLimits) -> ImportTable:
     delimiter = max(DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        return _table(_unguarded(reader), limits, text=True)
+        return _table(_unguarded(reader), limits)
     except csv.Error as error:
         raise InvalidInput(f"the file is not CSV: line {reader.line_num}: {error}", code="invalid_file") from None
 
@@ -137,7 +138,7 @@ def _read_xlsx(content: bytes, limits: ImportLimits) -> ImportTable:
             if not book.sheet_names:
                 raise InvalidInput("the workbook has no sheet", code="invalid_file")
             sheet = book.get_sheet_by_index(0)
-            return _table(sheet.iter_rows(), limits, text=False)
+            return _table(sheet.iter_rows(), limits)
     except (python_calamine.CalamineError, OSError, ValueError) as error:
         raise InvalidInput(f"the workbook cannot be read: {error}", code="invalid_file") from None
 
@@ -202,7 +203,7 @@ def _column_number(letters: bytes) -> int:
     return number
 
 
-def _table(lines: Iterable[Sequence[Any]], limits: ImportLimits, *, text: bool) -> ImportTable:
+def _table(lines: Iterable[Sequence[Any]], limits: ImportLimits) -> ImportTable:
     """The first line that is not blank is the header; blank lines below it count but are passed over."""
     headers: list[str] | None = None
     rows: list[ImportRow] = []
@@ -218,7 +219,7 @@ def _table(lines: Iterable[Sequence[Any]], limits: ImportLimits, *, text: bool) 
             rows.append(_row(number, headers, line))
     if headers is None:
         raise InvalidInput("the file has no header row", code="empty_file")
-    return ImportTable(tuple(name for name in headers if name), tuple(rows), text)
+    return ImportTable(tuple(name for name in headers if name), tuple(rows))
 
 
 def _headers(line: Sequence[Any], limits: ImportLimits) -> list[str]:

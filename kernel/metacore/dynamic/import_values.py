@@ -76,13 +76,13 @@ def match_headers(
     return Headers(found, tuple(ignored))
 
 
-def values_of(cells: Mapping[str, Any], headers: Headers, *, text: bool) -> dict[str, Any]:
+def values_of(cells: Mapping[str, Any], headers: Headers, *, typed: bool) -> dict[str, Any]:
     """The input of a create. What cannot be read as the column's type stays as it is: validation names the problem.
 
-    `text` tells that every cell is a string, as in CSV.
+    `typed` tells that a text was meant as one (JSON): then only numbers and truth values are read out of texts.
     """
     return {
-        target.column.name: _value(cells[header], target, text=text)
+        target.column.name: _value(cells[header], target, typed=typed)
         for header, target in headers.targets.items()
         if header in cells
     }
@@ -110,20 +110,20 @@ def _folded(header: str) -> str:
     return " ".join(header.casefold().split())
 
 
-def _value(cell: Any, target: Target, *, text: bool) -> Any:
+def _value(cell: Any, target: Target, *, typed: bool) -> Any:
     kind = target.column.type
     if isinstance(cell, str):
         chosen = target.choices.get(cell.strip().casefold())
         if chosen is not None:
             return chosen
-        return _from_text(cell, kind) if text or kind in NUMBERS or kind is ColumnType.BOOL else cell
+        return cell if typed and kind not in NUMBERS and kind is not ColumnType.BOOL else _from_text(cell, kind)
     if isinstance(cell, datetime.datetime | datetime.date):
         return _from_date(cell, kind)
     if isinstance(cell, datetime.time | datetime.timedelta):
         return str(cell)
     if isinstance(cell, float) and cell.is_integer() and kind is not ColumnType.DECIMAL:
         cell = int(cell)
-    if isinstance(cell, int | float) and not isinstance(cell, bool) and not text:
+    if isinstance(cell, int | float) and not isinstance(cell, bool):
         return _from_number(cell, kind)
     return cell
 

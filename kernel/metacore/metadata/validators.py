@@ -22,7 +22,7 @@ OrganizationRules = Mapping[str, Any]
 
 
 class ValidatorSource(Protocol):
-    async def __call__(self, organization_id: uuid.UUID) -> OrganizationRules: ...
+    async def __call__(self, organization_id: uuid.UUID, /) -> OrganizationRules: ...
 
 
 class OrganizationValidators:

@@ -1,0 +1,225 @@
+"""Creating many rows from one file, each through the normal path of a create (contract 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+from metacore.dynamic.import_files import ImportLimits, read_table
+from metacore.dynamic.import_values import match_headers, values_of
+from metacore.dynamic.rules import rules_of
+from metacore.dynamic.shape import ModelShape, shape_of
+from metacore.dynamic.validation import Custom, CustomValidator, check_create
+from metacore.errors import InvalidInput, MetacoreError, Problem, Refused
+from metacore.identity import Principal
+from metacore.metadata.validators import ValidatorSource
+from metacore.permissions.service import PermissionService
+from metacore.registry import LiveModel, Registry
+
+logger = logging.getLogger(__name__)
+
+CONCURRENT_ROWS = 8
+"""Creates under way at once: they share statements, and an import must not take every connection."""
+ROWS_PER_SLICE = 500
+"""Rows that a thread checks before it looks for others who want to run."""
+INTERNAL_ERROR = "internal error"
+
+
+class Creator(Protocol):
+    """What creates a row, with hooks and validation. It is called for callers who hold `<model>.import`, so it should
+    ask for nothing else: a `DynamicService` without permissions does."""
+
+    async def create(self, principal: Principal, name: str, values: Mapping[str, Any]) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RowResult:
+    """`row` counts data rows from 1; `error` is '' for a good row. `input` never holds what may not be read back."""
+
+    row: int
+    input: dict[str, Any]
+    error: str = ""
+    problems: tuple[Problem, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """`{row, error, input, errors?}`."""
+        shown: dict[str, Any] = {"row": self.row, "error": self.error, "input": self.input}
+        if self.problems:
+            shown["errors"] = [problem.as_json() for problem in self.problems]
+        return shown
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """One result per row, in order. `ignored` are headers of the file that name no column to be filled."""
+
+    rows: tuple[RowResult, ...]
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def failures(self) -> tuple[RowResult, ...]:
+        return tuple(row for row in self.rows if row.error)
+
+    def imported_json(self) -> dict[str, Any]:
+        """`{created, failed, failures, ignored}`."""
+        failed = [row.as_json() for row in self.failures]
+        return {
+            "created": len(self.rows) - len(failed),
+            "failed": len(failed),
+            "failures": failed,
+            "ignored": list(self.ignored),
+        }
+
+    def validated_json(self) -> dict[str, Any]:
+        """`{total, valid, invalid, rows, ignored}`; a good row is `{row, valid}`."""
+        failed = len(self.failures)
+        return {
+            "total": len(self.rows),
+            "valid": len(self.rows) - failed,
+            "invalid": failed,
+            "rows": [
+                {"row": row.row, "valid": True} if not row.error else {**row.as_json(), "valid": False}
+                for row in self.rows
+            ],
+            "ignored": list(self.ignored),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    number: int
+    values: dict[str, Any]
+    problem: str = ""
+
+
+class ImportService:
+    """Imports into live models. `validators` and `custom_validators` are those of the dynamic service."""
+
+    def __init__(
+        self,
+        creator: Creator,
+        registry: Registry,
+        *,
+        permissions: PermissionService | None = None,
+        validators: ValidatorSource | None = None,
+        custom_validators: Mapping[str, CustomValidator] | None = None,
+        limits: ImportLimits | None = None,
+    ) -> None:
+        self._creator = creator
+        self._registry = registry
+        self._permissions = permissions
+        self._validators = validators
+        self._custom_validators = dict(custom_validators or {})
+        self.limits = limits or ImportLimits()
+
+    async def run(self, principal: Principal, name: str, content: bytes, filename: str) -> ImportReport:
+        """Create a row for each row of the file; a row that fails does not keep the others from being created.
+
+        Raises:
+            NotFound, PermissionDenied, Refused: no such model, not the caller's to import, or it takes no imports.
+            InvalidInput, PayloadTooLarge: the file as a whole cannot be read, or none of its headers is a column.
+        """
+        shape = await self.open(principal, name)
+        prepared, ignored = await asyncio.to_thread(self._prepare, shape, content, filename)
+        results: list[RowResult | None] = [None] * len(prepared)
+        waiting = iter(enumerate(prepared))
+
+        async def work() -> None:
+            for index, row in waiting:
+                results[index] = await self._create(principal, shape, row)
+
+        await asyncio.gather(*(work() for _ in range(min(CONCURRENT_ROWS, len(prepared)))))
+        return ImportReport(tuple(result for result in results if result is not None), ignored)
+
+    async def validate(self, principal: Principal, name: str, content: bytes, filename: str) -> ImportReport:
+        """What `run` would refuse because of the values alone: nothing is written and no hook runs.
+
+        Raises as `run` does.
+        """
+        shape = await self.open(principal, name)
+        prepared, ignored = await asyncio.to_thread(self._prepare, shape, content, filename)
+        organization: Mapping[str, Any] = {}
+        if rules_of(shape).organization_keys and self._validators is not None:
+            organization = await self._validators(principal.organization_id)
+        custom = Custom(self._custom_validators, organization)
+        results: list[RowResult] = []
+        waiting = iter(prepared)
+        while part := list(islice(waiting, ROWS_PER_SLICE)):
+            results += await asyncio.to_thread(_checked, shape, part, custom)
+        return ImportReport(tuple(results), ignored)
+
+    async def open(self, principal: Principal, name: str) -> ModelShape:
+        """The model, if the caller may import into it. Routes ask before they read a large body.
+
+        Raises:
+            NotFound, PermissionDenied, Refused.
+        """
+        model = self._registry.model_for(name, principal.organization_id)
+        shape = shape_of(model)
+        if self._permissions is not None:
+            await self._permissions.require(principal, shape.capabilities["import"])
+        if not _takes_imports(model):
+            raise Refused(f"model {model.key!r} takes no imports", code="import_disabled")
+        return shape
+
+    def _prepare(self, shape: ModelShape, content: bytes, filename: str) -> tuple[list[_Prepared], tuple[str, ...]]:
+        model = shape.model
+        table = read_table(content, filename, self.limits)
+        headers = match_headers(table.headers, model.definition, model.table, model.modal)
+        if not headers.targets:
+            known = ", ".join(column.name for column in model.definition.columns if column.name in shape.accepted)
+            raise InvalidInput(f"no header names a column of {model.key!r}; there are {known}", code="unknown_headers")
+        rows = [
+            _Prepared(
+                row.number,
+                {
+                    name: value
+                    for name, value in values_of(row.values, headers, typed=table.typed).items()
+                    if name in shape.accepted
+                },
+                row.problem,
+            )
+            for row in table.rows
+        ]
+        return rows, headers.ignored
+
+    async def _create(self, principal: Principal, shape: ModelShape, row: _Prepared) -> RowResult:
+        if row.problem:
+            return _result(shape, row, row.problem)
+        try:
+            await self._creator.create(principal, shape.model.key, row.values)
+        except MetacoreError as error:
+            return _result(shape, row, error.message, error.problems)
+        except Exception:
+            # The rows before it are committed: the caller must learn which, so this one fails alone.
+            logger.exception("import into %s: row %d failed", shape.model.key, row.number)
+            return _result(shape, row, INTERNAL_ERROR)
+        return _result(shape, row)
+
+
+def _checked(shape: ModelShape, rows: Sequence[_Prepared], custom: Custom) -> list[RowResult]:
+    return [_check(shape, row, custom) for row in rows]
+
+
+def _check(shape: ModelShape, row: _Prepared, custom: Custom) -> RowResult:
+    if row.problem:
+        return _result(shape, row, row.problem)
+    try:
+        check_create(shape, row.values, custom)
+    except MetacoreError as error:
+        return _result(shape, row, error.message, error.problems)
+    return _result(shape, row)
+
+
+def _result(shape: ModelShape, row: _Prepared, error: str = "", problems: Sequence[Problem] = ()) -> RowResult:
+    shown = {name: value for name, value in row.values.items() if name in shape.readable_names} if error else {}
+    return RowResult(row.number, shown, error, tuple(problems))
+
+
+def _takes_imports(model: LiveModel) -> bool:
+    declared = model.definition.importable
+    return declared.get("enabled", True) is not False if isinstance(declared, dict) else declared
