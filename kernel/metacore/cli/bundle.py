@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +15,10 @@ from metacore.bundle.signature import MAX_SIGNATURE_BYTES, Signature, TrustedKey
 from metacore.bundle.write import write_bundle
 from metacore.cli import output, places, scaffold
 from metacore.cli.environment import read_settings
-from metacore.cli.examine import Examination, examine
 from metacore.errors import NotFound, Refused
+
+if TYPE_CHECKING:
+    from metacore.cli.examine import Examination
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make, check, sign and look into bundles.")
 
@@ -49,6 +51,8 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check an addon and print every problem, each with its place."""
+    from metacore.cli.examine import examine
+
     found = examine(path)
     if as_json:
         output.show_json(found.as_json())
@@ -70,6 +74,8 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Pack a folder into a bundle; the same files give the same bytes."""
+    from metacore.cli.examine import examine
+
     found = examine(folder)
     if not found.valid or found.manifest is None or found.files is None:
         _refuse(folder, found)

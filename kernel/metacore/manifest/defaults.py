@@ -48,7 +48,8 @@ def sql_default(value: Any, column_type: ColumnType, *, size: int | None = None,
     if isinstance(value, int | float):
         if isinstance(value, float) and not math.isfinite(value):
             raise _refused(value)
-        return _number(format(Decimal(repr(value)), "f"), column_type, value)
+        exact = int(value) if isinstance(value, float) and value.is_integer() else value
+        return _number(format(Decimal(repr(exact)), "f"), column_type, value)
     if not isinstance(value, str):
         raise _refused(value)
     if len(value) > MAX_LITERAL:

@@ -33,8 +33,10 @@ def read_models(
 def extended_models(root: Node) -> frozenset[str]:
     """The models of others that `extensions[]` name, on the manifest (v2) or on its models (v3)."""
     found: set[str] = set()
-    for holder in [root, *root.nodes("models")] if isinstance(root.value.get("models"), list | tuple) else [root]:
-        items = holder.value.get("extensions")
+    models = root.value.get("models")
+    holders = [root.value, *(models if isinstance(models, list | tuple) else ())]
+    for holder in holders:
+        items = holder.get("extensions") if isinstance(holder, Mapping) else None
         for item in items if isinstance(items, list | tuple) else ():
             if isinstance(item, Mapping):
                 found.update(str(item[key]) for key in ("model", "target_model") if isinstance(item.get(key), str))
