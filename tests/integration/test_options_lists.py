@@ -11,7 +11,7 @@ from tests.desk import Desk, open_desk
 
 from metacore.db.database import Database
 from metacore.dynamic.options import Options, OptionsQuery, OptionsService, parse_options_query
-from metacore.errors import InvalidInput, NotFound, NotWired, PermissionDenied
+from metacore.errors import InvalidInput, NotFound, NotWired, PermissionDenied, Unavailable
 from metacore.identity import Principal
 from metacore.metadata.model import OptionDef
 from metacore.permissions.service import PermissionService
@@ -194,7 +194,7 @@ async def test_static_options_never_touch_the_database(desk: Desk) -> None:
     assert labels(paged) == ["All done"]
     chosen = await fixed.options(desk.caller(), "tickets", OptionsQuery(field="status", ids=("done",), q="zzz"))
     assert labels(chosen) == ["All done"]
-    with pytest.raises(OSError, match="Connect call failed"):
+    with pytest.raises(Unavailable, match="cannot be reached"):
         await fixed.options(desk.caller(), "tickets", OptionsQuery())
 
 
@@ -222,6 +222,13 @@ def test_parameters_that_cannot_be_read_are_refused(params: list[tuple[str, str]
 
 def test_long_terms_are_cut() -> None:
     assert len(parse_options_query([("q", "x" * 10_000)]).q) == 200
+
+
+async def test_a_table_that_is_gone_is_unavailable_for_now(desk: Desk) -> None:
+    async with desk.writer.engine.begin() as connection:
+        await connection.run_sync(desk.tables["Customer"].drop)
+    with pytest.raises(Unavailable):
+        await ask(desk, "customers")
 
 
 async def test_a_filter_value_must_be_of_the_filter_columns_type(desk: Desk) -> None:

@@ -172,10 +172,11 @@ class ExportService:
     async def _text(
         self, shape: ModelShape, organization_id: uuid.UUID, query: ExportQuery, encoder: TextEncoder
     ) -> AsyncGenerator[bytes, None]:
-        async with self._batches(shape, organization_id, query) as batches:
-            yield encoder.start()
-            async for batch in batches:
-                yield await asyncio.to_thread(encoder.rows, batch)
+        with lookup.reading():
+            async with self._batches(shape, organization_id, query) as batches:
+                yield encoder.start()
+                async for batch in batches:
+                    yield await asyncio.to_thread(encoder.rows, batch)
         yield encoder.end()
 
     async def _workbook(
@@ -186,14 +187,12 @@ class ExportService:
             book = await asyncio.to_thread(XlsxFile, path, query.columns, title=shape.model.key)
             count = 0
             try:
-                async with self._batches(shape, organization_id, query) as batches:
-                    async for batch in batches:
-                        count += len(batch)
-                        if count > export_formats.XLSX_MAX_ROWS:
-                            raise PayloadTooLarge(
-                                f"a sheet holds {export_formats.XLSX_MAX_ROWS} rows; export csv, or filter the rows"
-                            )
-                        await asyncio.to_thread(book.rows, batch)
+                with lookup.reading():
+                    async with self._batches(shape, organization_id, query) as batches:
+                        async for batch in batches:
+                            count += len(batch)
+                            _check_sheet_rows(count)
+                            await asyncio.to_thread(book.rows, batch)
             finally:
                 # Also when it fails: the workbook holds open files.
                 await asyncio.shield(asyncio.to_thread(book.close))
@@ -228,6 +227,12 @@ class ExportService:
             reader.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reader
+
+
+def _check_sheet_rows(count: int) -> None:
+    most = export_formats.XLSX_MAX_ROWS
+    if count > most:
+        raise PayloadTooLarge(f"a sheet holds {most} rows; export csv, or filter the rows")
 
 
 def _columns(shape: ModelShape) -> list[str]:

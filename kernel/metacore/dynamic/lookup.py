@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from metacore.db.database import Database
-from metacore.dynamic import statements
+from metacore.dynamic import statements, violations
 from metacore.dynamic.export_formats import plain_text
 from metacore.dynamic.filters import MAX_TERM
 from metacore.dynamic.shape import TEXT_KINDS, ColumnShape, Kind, ModelShape
-from metacore.errors import InvalidInput
+from metacore.errors import InvalidInput, Unavailable
 from metacore.identity import Principal
 from metacore.permissions.service import PermissionService
 
@@ -109,11 +111,31 @@ def whole_number(text: str, what: str, default: int, least: int, most: int) -> i
     return min(max(number, least), most)
 
 
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turns a database that is away, busy or being changed into `Unavailable`."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        cause = error.driver_exception
+        if isinstance(cause, violations.STALE_SHAPE):
+            raise Unavailable("the model is being changed; try again", code="model_changing") from error
+        if isinstance(cause, (*violations.NOT_NOW, sqlite3.OperationalError)):
+            raise Unavailable("the database did not answer in time", code="database_busy") from error
+        if isinstance(cause, violations.LOST):
+            raise violations.unreachable() from error
+        raise
+    except (OSError, sa.exc.TimeoutError) as error:
+        raise violations.unreachable() from error
+
+
 async def fetch(
     db: Database, organization_id: uuid.UUID, statement: sa.Select[Any], values: Mapping[str, Any] | None = None
 ) -> list[sa.RowMapping]:
-    async with db.transaction(organization_id) as connection:
-        return list((await connection.execute(statement, dict(values or {}))).mappings())
+    """The rows of one statement, in the organization's scope. Raises Unavailable."""
+    with reading():
+        async with db.transaction(organization_id) as connection:
+            return list((await connection.execute(statement, dict(values or {}))).mappings())
 
 
 async def require_read(permissions: PermissionService | None, principal: Principal, shape: ModelShape) -> None:
