@@ -65,7 +65,7 @@ async def processes(urls: DatabaseUrls) -> AsyncIterator[Starter]:
                 await listener.start()
                 stack.push_async_callback(listener.stop)
             await relay.start()
-            stack.push_async_callback(bus.close)
+            stack.push_async_callback(bus.stop)
             stack.push_async_callback(relay.stop)
             return Process(relay, bus, seen, metrics)
 

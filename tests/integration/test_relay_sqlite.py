@@ -39,7 +39,7 @@ async def seen(sqlite_db: Database) -> AsyncIterator[tuple[Relay, Arrivals[BusEv
     await relay.start()
     yield relay, arrivals
     await relay.stop()
-    await bus.close()
+    await bus.stop()
 
 
 async def test_committed_events_are_numbered_and_published_in_order(

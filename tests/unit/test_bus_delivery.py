@@ -197,7 +197,7 @@ async def test_a_waiting_publisher_goes_on_when_the_subscriber_leaves() -> None:
     assert not publisher.done()
     unsubscribe()
     assert await publisher == 0
-    await bus.close(seconds=0.01)
+    await bus.stop(seconds=0.01)
 
 
 async def test_closing_stops_handlers_that_do_not_end(caplog: pytest.LogCaptureFixture) -> None:
@@ -213,7 +213,7 @@ async def test_closing_stops_handlers_that_do_not_end(caplog: pytest.LogCaptureF
     bus.subscribe("kernel", "*", hangs)
     await bus.publish("kernel", "a.one", ORGANIZATION, {})
     await asyncio.sleep(0)
-    await bus.close(seconds=0.01)
+    await bus.stop(seconds=0.01)
     assert cancelled == [True]
 
 

@@ -87,7 +87,7 @@ class _Subscription:
 
 
 class Bus:
-    """Publish and subscribe within one process. Belongs to one event loop; end it with `close`."""
+    """Publish and subscribe within one process. Belongs to one event loop; end it with `stop`."""
 
     def __init__(
         self,
@@ -160,13 +160,13 @@ class Bus:
         while self._workers:
             await asyncio.wait(self._workers)
 
-    async def close(self, seconds: float = 5.0) -> None:
+    async def stop(self, seconds: float = 5.0) -> None:
         """Let handlers finish for a while, then stop them."""
         try:
             await asyncio.wait_for(self.drain(), seconds)
         except TimeoutError:
             workers = list(self._workers)
-            log.warning("bus.closed_early", handlers=len(workers))
+            log.warning("bus.stopped_early", handlers=len(workers))
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
