@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pglast import ast, parser
-from pglast.enums import AlterTableType, ConstrType, DropBehavior, FunctionParameterMode, ObjectType
+from pglast import ast
+from pglast.enums import AlterTableType, ConstrType, DropBehavior, ObjectType
 
 from metacore.installer import sql_rules as rules
+from metacore.installer.sql_functions import Functions
 from metacore.installer.sql_names import (
     KEPT_COLUMNS,
-    MAX_NAME_BYTES,
-    RESERVED_PREFIXES,
     Names,
     NotAllowed,
     Tree,
@@ -21,10 +20,9 @@ from metacore.installer.sql_names import (
     plain_name,
     type_parts,
 )
-from metacore.installer.sql_walk import QUERIES, Expressions
 
 
-class Statements(Expressions):
+class Statements(Functions):
     """One statement's judgement. `judge` raises `NotAllowed`, or brings `known` up to date and fills `risks`."""
 
     def __init__(self, known: Names) -> None:
@@ -52,21 +50,6 @@ class Statements(Expressions):
             return False
         handler(self, node)
         return True
-
-    def new_relation(self, node: Tree) -> str:
-        name = plain_name(node)
-        if node.relpersistence != "p":
-            raise NotAllowed("temporary and unlogged relations are not allowed")
-        return self.new_name(name)
-
-    def new_name(self, name: str) -> str:
-        if name.lower().startswith(RESERVED_PREFIXES):
-            raise NotAllowed(f"the name {name!r} is reserved: {', '.join(RESERVED_PREFIXES)} belong to the system")
-        if name in self.known.reserved:
-            raise NotAllowed(f"{name!r} is the name of a table of the kernel")
-        if len(name.encode()) > MAX_NAME_BYTES:
-            raise NotAllowed(f"the name {name[:70]!r} is longer than {MAX_NAME_BYTES} bytes")
-        return name
 
     def cascade(self, behavior: DropBehavior) -> None:
         """CASCADE may take views, types and functions along, so from here on none of them is known to exist."""
@@ -219,72 +202,6 @@ class Statements(Expressions):
             raise NotAllowed(f"{node.typeName[-1].sval!r} is not a type of this addon")
         if is_a(node, ast.AlterDomainStmt):
             self.walk(node.def_)
-
-    def function(self, node: Tree) -> None:
-        name = self.new_name(one_part(node.funcname, "function"))
-        if node.is_procedure:
-            raise NotAllowed("procedures may end transactions; write a function")
-        if name in self.known.taken_functions or name in rules.FUNCTIONS | rules.SEQUENCE_FUNCTIONS:
-            raise NotAllowed(
-                f"a function {name!r} exists outside the addon; calls would be ambiguous, choose another name"
-            )
-        options = {option.defname: option for option in node.options or ()}
-        if "security" in options:
-            raise NotAllowed("SECURITY clauses are not allowed; a function runs with the rights of its caller")
-        for option in options:
-            if option not in rules.FUNCTION_OPTIONS:
-                raise NotAllowed(f"{option.upper()} is not allowed on a function")
-        language = options["language"].arg.sval.lower() if "language" in options else "sql"
-        if language != "sql":
-            raise NotAllowed(f"functions in language {language!r} cannot be judged; write LANGUAGE sql")
-        for parameter in node.parameters or ():
-            if parameter.mode != FunctionParameterMode.FUNC_PARAM_TABLE:
-                self.walk(parameter.defexpr)
-            self.walk(parameter.argType)
-        self.walk(node.returnType)
-        self._function_body(node, options)
-        self.known.functions.add(name)
-
-    def _function_body(self, node: Tree, options: dict[str, Tree]) -> None:
-        if node.sql_body is not None:
-            body = node.sql_body
-            statements = body[0] if isinstance(body, tuple) and body and isinstance(body[0], tuple) else (body,)
-            for statement in statements:
-                self._body_statement(statement)
-            return
-        texts: Tree = options["as"].arg if "as" in options else ()
-        if len(texts) != 1:
-            raise NotAllowed("a function needs one SQL body")
-        try:
-            parsed = parser.parse_sql(texts[0].sval)
-        except parser.ParseError as error:
-            raise NotAllowed(f"the function's body does not parse: {error.args[0]}") from None
-        self._only_expressions = True
-        try:
-            for statement in parsed:
-                self._body_statement(statement.stmt)
-        finally:
-            self._only_expressions = False
-
-    def _body_statement(self, statement: Tree) -> None:
-        if is_a(statement, ast.ReturnStmt):
-            self.walk(statement.returnval)
-        elif type(statement) in QUERIES:
-            self.query(statement)
-        else:
-            raise NotAllowed(f"{type(statement).__name__} is not allowed inside a function")
-
-    def trigger(self, node: Tree) -> None:
-        name = one_part(node.funcname, "function")
-        if name not in rules.TRIGGER_FUNCTIONS:
-            raise NotAllowed(
-                f"trigger function {name!r} is not allowed: trigger functions cannot be written in SQL; "
-                f"only {', '.join(sorted(rules.TRIGGER_FUNCTIONS))}. The kernel keeps updated_at itself"
-            )
-        self.own_relation(node.relation, tables_only=True)
-        if node.constrrel is not None:
-            self.own_relation(node.constrrel, tables_only=True)
-        self.walk(node.whenClause)
 
     def rename(self, node: Tree) -> None:
         kind = ObjectType(node.renameType)

@@ -14,6 +14,7 @@ from pglast import ast
 
 from metacore.installer import sql_rules as rules
 from metacore.installer.sql_names import (
+    MAX_NAME_BYTES,
     RESERVED_PREFIXES,
     Names,
     NotAllowed,
@@ -102,6 +103,21 @@ class Expressions:
             f"{name!r} is not a table that this addon's migrations made before this point; "
             "tables declared in the manifest are created after the migrations"
         )
+
+    def new_relation(self, node: Tree) -> str:
+        name = plain_name(node)
+        if node.relpersistence != "p":
+            raise NotAllowed("temporary and unlogged relations are not allowed")
+        return self.new_name(name)
+
+    def new_name(self, name: str) -> str:
+        if name.lower().startswith(RESERVED_PREFIXES):
+            raise NotAllowed(f"the name {name!r} is reserved: {', '.join(RESERVED_PREFIXES)} belong to the system")
+        if name in self.known.reserved:
+            raise NotAllowed(f"{name!r} is the name of a table of the kernel")
+        if len(name.encode()) > MAX_NAME_BYTES:
+            raise NotAllowed(f"the name {name[:70]!r} is longer than {MAX_NAME_BYTES} bytes")
+        return name
 
     # -- queries -------------------------------------------------------------------------------------------------
 

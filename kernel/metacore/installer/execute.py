@@ -1,0 +1,352 @@
+"""The installer: from a signed bundle to schemas, tables and rows that every kernel serves.
+
+Plan, then journaled steps, then one commit that makes it visible. Whatever kills the process in between, the next run
+plans from what is there and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from metacore.bundle.read import Bundle, read_bundle
+from metacore.bundle.signature import Signature, TrustedKeys, verify
+from metacore.db.database import Database
+from metacore.db.roles import KERNEL_ROLE
+from metacore.errors import Conflict, InvalidInput
+from metacore.installer import lifecycle, migration_role, observe, preflight, register, runner
+from metacore.installer.failures import sqlstate
+from metacore.installer.plan import Plan, build_plan, targets_of
+from metacore.installer.register import Wish
+from metacore.installer.runner import Runner
+from metacore.installer.settings_merge import check_settings, merged
+from metacore.installer.sql_migrations import JudgedMigration, judge
+from metacore.installer.state import State
+from metacore.installer.steps import StepKind
+from metacore.manifest.model import Capability, Manifest
+from metacore.secrets import Sealer
+
+MODES = ("inherit", "enforce")
+SOURCES = ("bundle", "compiled", "federated")
+RESHAPING = frozenset({StepKind.SCHEMA, StepKind.MIGRATION, StepKind.TABLE, StepKind.INDEX, StepKind.FOREIGN_KEY})
+
+
+def _nothing(_text: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class InstallReport:
+    """What an installation did. `secrets` are in hex, by organization, of new installations only: nobody gets them
+    again. `changed` is false when the database held all of it before; then `revision` is the one that stands."""
+
+    addon_key: str
+    version: str
+    digest: str
+    signer: str
+    revision: int
+    changed: bool
+    secrets: Mapping[uuid.UUID, str] = field(default_factory=dict)
+
+
+class Installer:
+    """Installs, changes and removes addons as the owner role of one database.
+
+    `host_models` gives the models that the host serves, by key, with their tables. `point` is for tests: it is called
+    with a word before, inside and after every step.
+    """
+
+    def __init__(
+        self,
+        owner: Database,
+        *,
+        sealer: Sealer | None = None,
+        kernel_role: str = KERNEL_ROLE,
+        host_models: Callable[[], Mapping[str, str]] = dict,
+        point: Callable[[str], None] = _nothing,
+    ) -> None:
+        self._owner = owner
+        self._sealer = sealer
+        self._kernel_role = kernel_role
+        self._host_models = host_models
+        self._point = point
+
+    async def plan(self, bundle: Bundle, organizations: Sequence[uuid.UUID], *, allow_downgrade: bool = False) -> Plan:
+        """What installing `bundle` for `organizations` would do. Reads only; without steps there is nothing to do.
+
+        Whose the key is and whether the signature holds are questions of `install`.
+
+        Raises:
+            ModelConflict, MigrationRefused, Refused, Conflict, NotFound: it may not be installed.
+        """
+        async with runner.transaction(self._owner, reading=True) as connection:
+            state = await self._load(connection, bundle.manifest, organizations)
+        owner_uid = state.addon.owner_uid if state.addon is not None else ""
+        self._check(bundle, state, organizations, owner_uid=owner_uid, allow_downgrade=allow_downgrade)
+        pending = await asyncio.to_thread(_pending, bundle, state, organizations)
+        return await asyncio.to_thread(build_plan, bundle, pending, state, organizations)
+
+    async def install(
+        self,
+        content: bytes,
+        signature: Signature | None,
+        *,
+        trusted: TrustedKeys,
+        organizations: Sequence[uuid.UUID],
+        owner_uid: str = "",
+        mode: str = "inherit",
+        grants: Sequence[Capability] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        source: str = "bundle",
+        progress: Callable[[str], None] = _nothing,
+        allow_downgrade: bool = False,
+    ) -> InstallReport:
+        """Make `organizations` have what the bundle says, and those that have the addon already, too.
+
+        `owner_uid` is the uid of the Addon resource that wants it, '' for a request or a host. `grants` are the
+        accepted capabilities, None accepts all that are declared. `settings` go to every one of `organizations`.
+        Running it again changes nothing.
+
+        Raises:
+            SignatureRefused, BundleRefused, ManifestInvalid: the bundle is not one that may be installed.
+            KeyOwned, ModelConflict, MigrationRefused, Refused, Conflict, NotFound: nor is it here.
+            InstallFailed: a step failed; `step` names it. Earlier steps stand, this one left nothing behind.
+            Unavailable: a lock was not given in time: try again.
+        """
+        if mode not in MODES or source not in SOURCES:
+            raise InvalidInput(f"mode must be one of {MODES} and source one of {SOURCES}, not {mode!r} and {source!r}")
+        verified = await asyncio.to_thread(verify, content, signature, trusted)
+        bundle = await asyncio.to_thread(read_bundle, content)
+        wish = Wish(
+            content=content,
+            bundle=bundle,
+            signature=signature,
+            signer=verified.signer,
+            owner_uid=owner_uid,
+            mode=mode,
+            source=source,
+            grants=bundle.manifest.capabilities if grants is None else tuple(grants),
+            settings=dict(settings or {}),
+        )
+        check_settings(bundle.manifest, wish.settings)
+        wanted = tuple(dict.fromkeys(organizations))
+        async with runner.transaction(self._owner, reading=True) as connection:
+            state = await self._load(connection, bundle.manifest, wanted)
+            revision = await register.current_revision(connection)
+        self._check(bundle, state, wanted, owner_uid=owner_uid, allow_downgrade=allow_downgrade)
+        pending = await asyncio.to_thread(_pending, bundle, state, wanted)
+        changes = self._settings(wish, state, wanted)
+        registering = bool(changes) or _differs(wish, state)
+        plan = await asyncio.to_thread(build_plan, bundle, pending, state, wanted, registering=registering)
+        if not plan.changed:
+            return InstallReport(plan.addon_key, plan.version, plan.digest, wish.signer, revision, changed=False)
+        return await self._carry_out(plan, wish, wanted, state, allow_downgrade=allow_downgrade, progress=progress)
+
+    async def enable(self, key: str, organization: uuid.UUID) -> int:
+        """Serve the addon to an organization. Returns the registry's revision. NotFound when it is not installed."""
+        return await lifecycle.set_status(self._owner, key, organization, "enabled")
+
+    async def disable(self, key: str, organization: uuid.UUID) -> int:
+        """Stop serving it; data stays. Returns the registry's revision. NotFound when it is not installed."""
+        return await lifecycle.set_status(self._owner, key, organization, "disabled")
+
+    async def uninstall(self, key: str, organization: uuid.UUID, *, drop: bool) -> int:
+        """Take the addon from an organization, with `drop` its data, too. Returns the registry's revision.
+
+        Raises:
+            NotFound: it is not installed there. Conflict: another installed addon requires it.
+        """
+        return await lifecycle.uninstall(self._owner, key, (organization,), drop=drop, kernel_role=self._kernel_role)
+
+    async def remove(self, key: str, *, drop: bool, owner_uid: str = "") -> int:
+        """Take the addon from everybody and free its key. Returns the registry's revision; unknown keys are fine.
+
+        Raises:
+            KeyOwned: somebody else claimed the key. Conflict: another installed addon requires it.
+        """
+        return await lifecycle.remove(self._owner, key, drop=drop, owner_uid=owner_uid, kernel_role=self._kernel_role)
+
+    async def rotate_secret(self, key: str, organization: uuid.UUID) -> str:
+        """A new secret for an installation, in hex; the old one is void at once. NotFound when it is not installed."""
+        return await lifecycle.rotate_secret(self._owner, key, organization, self._sealer)
+
+    async def fence(self, key: str, reason: str) -> int:
+        """Stop serving the addon anywhere because of `reason`; '' lifts it. Data stays. Returns the revision."""
+        return await lifecycle.fence(self._owner, key, reason)
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    async def _carry_out(
+        self,
+        plan: Plan,
+        wish: Wish,
+        organizations: Sequence[uuid.UUID],
+        state: State,
+        *,
+        allow_downgrade: bool,
+        progress: Callable[[str], None],
+    ) -> InstallReport:
+        bundle = wish.bundle
+        progress("claim")
+        self._point("before claim")
+        attempt = await runner.patiently(
+            lambda: self._claim(wish, organizations, state.addon_role, allow_downgrade=allow_downgrade), step="claim"
+        )
+        self._point("after claim")
+        run = Runner(
+            self._owner,
+            plan.addon_key,
+            attempt,
+            bundle.digest,
+            role=state.addon_role,
+            point=self._point,
+            progress=progress,
+        )
+        try:
+            ran = []
+            steps = [step for step in plan.steps if step.kind not in (StepKind.CLAIM, StepKind.INSTALL)]
+            if plan.migrates:
+                # The addon's SQL runs first; then the tables are looked at again, for what it really made of them.
+                last = max(place for place, step in enumerate(steps) if step.kind is StepKind.MIGRATION)
+                for step in steps[: last + 1]:
+                    await run.run(step)
+                    ran.append(step)
+                async with runner.transaction(self._owner, reading=True) as connection:
+                    state = await self._load(connection, bundle.manifest, organizations)
+                plan = await asyncio.to_thread(build_plan, bundle, {}, state, organizations, registering=True)
+                steps = [step for step in plan.steps if step.kind not in (StepKind.CLAIM, StepKind.INSTALL)]
+            for step in steps:
+                await run.run(step)
+                ran.append(step)
+            changes = self._settings(wish, state, organizations)
+            reshaped = any(step.kind in RESHAPING for step in ran)
+            revision, made = await run.transact(
+                "install",
+                lambda connection: register.register(
+                    connection,
+                    wish,
+                    joining=plan.organizations,
+                    settings=changes,
+                    sealer=self._sealer,
+                    reshaped=reshaped,
+                ),
+            )
+        finally:
+            await run.close()
+        return InstallReport(
+            plan.addon_key, plan.version, plan.digest, wish.signer, revision, changed=True, secrets=made
+        )
+
+    async def _claim(self, wish: Wish, organizations: Sequence[uuid.UUID], role: str, *, allow_downgrade: bool) -> int:
+        """Alone with the addon, look once more at who holds what, and begin."""
+        key = wish.bundle.manifest.key
+        try:
+            async with runner.locked(self._owner, key) as connection:
+                state = await self._load(connection, wish.bundle.manifest, organizations)
+                self._check(
+                    wish.bundle, state, organizations, owner_uid=wish.owner_uid, allow_downgrade=allow_downgrade
+                )
+                attempt = await register.claim(connection, wish)
+                if state.dialect == "postgresql":
+                    await migration_role.copy_marks(connection, key)
+                self._point("inside claim")
+                return attempt
+        except DBAPIError as error:
+            if sqlstate(error) == "55P03" and role:
+                # A migration of a process that is gone may still run; it holds the addon's lock.
+                async with runner.transaction(self._owner) as connection:
+                    await migration_role.end_sessions(connection, role)
+            raise
+
+    async def _load(self, connection: AsyncConnection, manifest: Manifest, organizations: Sequence[uuid.UUID]) -> State:
+        dialect = connection.dialect.name
+
+        def schemas(installed: Collection[uuid.UUID]) -> list[str]:
+            everybody = tuple(dict.fromkeys((*installed, *organizations)))
+            return [target.schema for target in targets_of(manifest, everybody, dialect)]
+
+        state = await observe.load_state(
+            connection,
+            manifest.key,
+            organizations=organizations,
+            schemas=schemas,
+            kernel_role=self._kernel_role,
+            host_models=self._host_models(),
+        )
+        if state.addon is not None and state.addon.version != manifest.version:
+            state = await observe.load_requirements(connection, state)
+        return state
+
+    def _check(
+        self,
+        bundle: Bundle,
+        state: State,
+        organizations: Sequence[uuid.UUID],
+        *,
+        owner_uid: str,
+        allow_downgrade: bool,
+    ) -> None:
+        preflight.check(
+            bundle.manifest,
+            state,
+            organizations,
+            bundle.migrations,
+            owner_uid=owner_uid,
+            allow_downgrade=allow_downgrade,
+        )
+
+    def _settings(
+        self, wish: Wish, state: State, organizations: Sequence[uuid.UUID]
+    ) -> dict[uuid.UUID, dict[str, Any]]:
+        """The settings to store, by organization, where they differ from what is stored."""
+        changes = {}
+        for organization in organizations:
+            row = state.installed.get(organization)
+            values = merged(wish.bundle.manifest, row.settings if row is not None else {}, wish.settings, self._sealer)
+            if values is not None:
+                changes[organization] = values
+        return changes
+
+
+def _pending(
+    bundle: Bundle, state: State, organizations: Sequence[uuid.UUID]
+) -> dict[str, tuple[JudgedMigration, ...]]:
+    """By schema, the migrations that did not run there yet, judged from what the schema really holds.
+
+    Those that ran are not looked at again: what they made is there to be seen, and what they are said to have made
+    (by a bundle that leaves one out) may be gone.
+    """
+    pending: dict[str, tuple[JudgedMigration, ...]] = {}
+    everybody = tuple(dict.fromkeys((*state.installed, *organizations)))
+    for target in targets_of(bundle.manifest, everybody, state.dialect):
+        facts = state.schema(target.schema)
+        files = [file for file in bundle.migrations if file.version not in facts.applied]
+        if files:
+            pending[target.schema] = judge(files, facts.names)
+    return pending
+
+
+def _differs(wish: Wish, state: State) -> bool:
+    """Whether the addon's own row would change although its tables do not."""
+    addon = state.addon
+    if addon is None:
+        return True
+    return (
+        addon.mode != wish.mode
+        or addon.source != wish.source
+        or addon.signer != wish.signer
+        or addon.owner_uid != wish.owner_uid
+        or addon.grants != wish.grants
+        or bool(addon.fenced_reason)
+    )
+
+
+def superseded(error: BaseException) -> bool:
+    """Whether an installation gave way to a newer one of the same addon."""
+    return isinstance(error, Conflict) and error.code == "superseded"

@@ -1,0 +1,218 @@
+"""What happens to an addon after it was installed: switching, secrets, fencing, and taking it away.
+
+Each is one transaction that holds the addon's lock, supersedes an installation under way where the two would meet, and
+raises the registry's revision together with the rows it changes.
+"""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import uuid
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import ColumnElement, delete, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from metacore.db.database import Database
+from metacore.errors import NotFound
+from metacore.installer import journal, observe, register, runner
+from metacore.installer.names import quoted
+from metacore.installer.observe import MARKS_SCHEMA, driver_of
+from metacore.installer.preflight import check_owner, check_removable
+from metacore.installer.register import SECRET_BYTES
+from metacore.installer.state import State
+from metacore.orm.tables import Addon, AddonMigration, AddonSchema, Bundle, Installation, JournalEntry
+from metacore.secrets import Sealer
+
+
+async def set_status(owner: Database, key: str, organization: uuid.UUID, status: str) -> int:
+    async def once() -> int:
+        async with runner.locked(owner, key) as connection:
+            before = await _status(connection, key, organization)
+            if before == status:
+                return await register.current_revision(connection)
+            now = datetime.datetime.now(datetime.UTC)
+            values: dict[str, object] = {"status": status, "updated_at": now, f"{status}_at": now}
+            await connection.execute(update(Installation).where(*_place(key, organization)).values(values))
+            return await register.raise_registry(connection)
+
+    return await runner.patiently(once, step=status)
+
+
+async def rotate_secret(owner: Database, key: str, organization: uuid.UUID, sealer: Sealer | None) -> str:
+    secret = secrets.token_bytes(SECRET_BYTES)
+
+    async def once() -> str:
+        async with runner.locked(owner, key) as connection:
+            await _status(connection, key, organization)
+            values = {**register.secret_columns(secret, sealer), "updated_at": datetime.datetime.now(datetime.UTC)}
+            await connection.execute(update(Installation).where(*_place(key, organization)).values(values))
+            await register.raise_registry(connection)
+            return secret.hex()
+
+    return await runner.patiently(once, step="rotate secret")
+
+
+async def fence(owner: Database, key: str, reason: str) -> int:
+    """NotFound: no such addon."""
+
+    async def once() -> int:
+        async with runner.locked(owner, key) as connection:
+            row = (await connection.execute(select(Addon.fenced_reason).where(Addon.key == key))).first()
+            if row is None:
+                raise NotFound(f"there is no addon {key!r}", code="unknown_addon")
+            if row.fenced_reason == reason[:64]:
+                return await register.current_revision(connection)
+            revision = await register.raise_registry(connection)
+            await connection.execute(
+                update(Addon).where(Addon.key == key).values(fenced_reason=reason[:64], revision=revision)
+            )
+            return revision
+
+    return await runner.patiently(once, step="fence")
+
+
+async def uninstall(
+    owner: Database, key: str, organizations: Collection[uuid.UUID], *, drop: bool, kernel_role: str
+) -> int:
+    async def once() -> int:
+        async with runner.locked(owner, key) as connection:
+            for organization in organizations:
+                await _status(connection, key, organization)
+            state = await _state(connection, key, kernel_role)
+            check_removable(key, state, organizations)
+            await journal.next_attempt(connection, key)
+            await _leave(connection, key, state, organizations, drop=drop)
+            return await register.raise_registry(connection)
+
+    return await runner.patiently(once, step="uninstall")
+
+
+async def remove(owner: Database, key: str, *, drop: bool, owner_uid: str, kernel_role: str) -> int:
+    async def once() -> int:
+        async with runner.locked(owner, key) as connection:
+            state = await _state(connection, key, kernel_role)
+            if state.addon is None and not (drop and state.schemas):
+                return await register.current_revision(connection)
+            check_owner(key, state, owner_uid)
+            check_removable(key, state, state.installed)
+            await _leave(connection, key, state, tuple(state.installed), drop=drop)
+            await connection.execute(delete(JournalEntry).where(JournalEntry.addon_key == key))
+            await connection.execute(delete(Addon).where(Addon.key == key))
+            await connection.execute(delete(Bundle).where(Bundle.addon_key == key))
+            return await register.raise_registry(connection)
+
+    return await runner.patiently(once, step="remove")
+
+
+def _place(key: str, organization: uuid.UUID) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return (Installation.addon_key == key, Installation.organization_id == organization)
+
+
+async def _status(connection: AsyncConnection, key: str, organization: uuid.UUID) -> str:
+    row = (await connection.execute(select(Installation.status).where(*_place(key, organization)))).first()
+    if row is None:
+        raise NotFound(f"addon {key!r} is not installed for organization {organization}", code="not_installed")
+    return str(row.status)
+
+
+async def _state(connection: AsyncConnection, key: str, kernel_role: str) -> State:
+    state = await observe.load_state(
+        connection, key, schemas=lambda _installed: (), kernel_role=kernel_role, host_models={}
+    )
+    return await observe.load_requirements(connection, state)
+
+
+async def _leave(
+    connection: AsyncConnection, key: str, state: State, organizations: Collection[uuid.UUID], *, drop: bool
+) -> None:
+    """Delete installations and, with `drop`, what belonged to them: their own schemas, their rows in a shared one, and
+    the shared schema itself once nobody has the addon."""
+    for organization in organizations:
+        await connection.execute(delete(Installation).where(*_place(key, organization)))
+    if not drop:
+        return
+    remaining = await register.installations_of(connection, key)
+    if state.dialect == "sqlite":
+        await _drop_sqlite(connection, state, organizations, remaining)
+        return
+    for schema in state.schemas.values():
+        if schema.organization_id in organizations or not remaining:
+            await _drop_schema(connection, key, schema.name)
+        elif schema.organization_id is None:
+            await _delete_rows(connection, state, schema.name, organizations)
+    left = await connection.execute(select(AddonSchema.name).where(AddonSchema.addon_key == key))
+    if left.first() is None:
+        await _drop_role(connection, key, state)
+
+
+async def _drop_schema(connection: AsyncConnection, key: str, schema: str) -> None:
+    driver = await driver_of(connection)
+    await driver.execute(f"DROP SCHEMA IF EXISTS {quoted(schema)} CASCADE")
+    marks = f"{MARKS_SCHEMA}.{quoted(key)}"
+    if await driver.fetchval("SELECT to_regclass($1)", marks) is not None:
+        await driver.execute(f"DELETE FROM {marks} WHERE schema = $1", schema)  # noqa: S608 - a quoted name.
+    await connection.execute(delete(AddonMigration).where(AddonMigration.schema == schema))
+    await connection.execute(delete(AddonSchema).where(AddonSchema.name == schema))
+
+
+async def _delete_rows(
+    connection: AsyncConnection, state: State, schema: str, organizations: Collection[uuid.UUID]
+) -> None:
+    """The rows of organizations in a schema that others still use; what points at other rows goes first."""
+    driver = await driver_of(connection)
+    tables = [table.name for table in state.schemas[schema].tables.values() if "organization_id" in table.columns]
+    points = [(row["child"], row["parent"]) for row in await driver.fetch(POINTS, schema)]
+    for name in children_first(tables, points):
+        await driver.execute(
+            f"DELETE FROM {quoted(schema)}.{quoted(name)} WHERE organization_id = ANY ($1::uuid[])",  # noqa: S608
+            list(organizations),
+        )
+
+
+def children_first(tables: Sequence[str], points: Sequence[tuple[str, str]]) -> list[str]:
+    """`tables` so that each stands before those that it points at; in a circle the order is that of the names."""
+    parents: dict[str, set[str]] = {name: set() for name in tables}
+    for child, parent in points:
+        if child in parents and parent in parents and child != parent:
+            parents[child].add(parent)
+    order: list[str] = []
+    waiting = set(tables)
+    while waiting:
+        pointed_at = {parent for child in waiting for parent in parents[child]}
+        free = sorted(waiting - pointed_at) or sorted(waiting)[:1]
+        order.extend(free)
+        waiting -= set(free)
+    return order
+
+
+async def _drop_role(connection: AsyncConnection, key: str, state: State) -> None:
+    driver = await driver_of(connection)
+    marks = f"{MARKS_SCHEMA}.{quoted(key)}"
+    if await driver.fetchval("SELECT to_regclass($1)", marks) is not None:
+        await driver.execute(f"DROP TABLE {marks}")
+    if state.addon_role_exists:
+        role = quoted(state.addon_role)
+        await driver.execute(f"DROP OWNED BY {role}")
+        await driver.execute(f"DROP ROLE {role}")
+
+
+async def _drop_sqlite(
+    connection: AsyncConnection, state: State, organizations: Collection[uuid.UUID], remaining: int
+) -> None:
+    for name in state.schemas[""].tables:
+        if not remaining:
+            await connection.exec_driver_sql(f"DROP TABLE {quoted(name)}")
+            continue
+        for organization in organizations:
+            statement = text(f"DELETE FROM {quoted(name)} WHERE organization_id = :organization")  # noqa: S608
+            await connection.execute(statement, {"organization": organization.hex})
+
+
+POINTS = """
+SELECT c.relname AS child, f.relname AS parent
+FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid JOIN pg_class f ON f.oid = o.confrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND o.contype = 'f'
+"""

@@ -1,0 +1,67 @@
+"""Settings that come with an installation: laid over what is stored, secrets sealed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from metacore.errors import NotWired, Problem, Refused
+from metacore.manifest.model import Manifest, Setting
+from metacore.secrets import Sealer
+
+SEALED = "$sealed"
+"""The key of an object that stands for a secret value, as `metacore.addons.settings` reads and writes it, too."""
+
+
+def check_settings(manifest: Manifest, given: Mapping[str, Any]) -> None:
+    """Whether every given setting is one of the addon.
+
+    Raises:
+        Refused: one is not; `problems` names each.
+    """
+    declared = {setting.key for setting in manifest.settings}
+    problems = [
+        Problem(name, "unknown_setting", f"{name!r} is not a setting of addon {manifest.key!r}")
+        for name in given
+        if name not in declared
+    ]
+    if problems:
+        raise Refused(problems[0].message, code="settings", problems=problems)
+
+
+def merged(
+    manifest: Manifest, stored: Mapping[str, Any], given: Mapping[str, Any], sealer: Sealer | None
+) -> dict[str, Any] | None:
+    """`stored` with what `given` changes; None when nothing changes. A null takes a setting back to its default.
+
+    Raises:
+        NotWired: a secret is given and there is no master key to seal it with.
+    """
+    declared = {setting.key: setting for setting in manifest.settings}
+    result = dict(stored)
+    for name, value in given.items():
+        if value is None:
+            result.pop(name, None)
+        elif not _same(result.get(name), value, declared[name], sealer):
+            result[name] = _stored(value, declared[name], sealer)
+    return None if result == dict(stored) else result
+
+
+def _same(stored: Any, value: Any, setting: Setting, sealer: Sealer | None) -> bool:
+    if not setting.secret or sealer is None:
+        return bool(stored == value)
+    sealed = stored.get(SEALED) if isinstance(stored, dict) else None
+    return sealed is not None and sealer.holds(sealed, _text(value))
+
+
+def _stored(value: Any, setting: Setting, sealer: Sealer | None) -> Any:
+    if not setting.secret:
+        return value
+    if sealer is None:
+        raise NotWired(f"setting {setting.key!r} is a secret: configure a master key to store it")
+    return {SEALED: sealer.seal(_text(value))}
+
+
+def _text(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
