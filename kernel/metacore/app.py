@@ -225,6 +225,7 @@ class App:
             await self.loader.start()
             stack.push_async_callback(self.loader.stop)
             self.heartbeat.on_epochs(self._epochs_read)
+            self.loader.on_loaded(self.heartbeat.told)
             await self.heartbeat.start()
             stack.push_async_callback(self.heartbeat.stop)
             self._running = stack.pop_all()

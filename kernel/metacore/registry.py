@@ -38,6 +38,11 @@ class LiveModel:
     modal: ModalMetadata
     revision: int
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Every name that the model answers to: its key, and its table as the manifest calls it."""
+        return frozenset({self.key, self.definition.table})
+
     def schema_of(self, organization_id: uuid.UUID) -> str:
         """The schema that holds this organization's rows."""
         if self.isolation is Isolation.SCHEMA_PER_TENANT and self.schema:
@@ -151,11 +156,9 @@ class Registry:
         models: dict[str, LiveModel] = {}
         for addon in addons.values():
             for model in addon.models.values():
-                models[model.key] = model
-                models[model.table_name] = model
+                models.update(dict.fromkeys(model.names, model))
         for model in self._host_models.values():
-            models[model.key] = model
-            models[model.table_name] = model
+            models.update(dict.fromkeys(model.names, model))
         return models
 
     def _publish(self, snapshot: Snapshot) -> None:

@@ -7,13 +7,15 @@ that everything an addon registered can be taken out again when it leaves.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, cast
 
-from metacore.dynamic.hook_points import BeforeHook, HookPoint, HookRegistry
+from metacore.dynamic.hook_points import Hook, HookPoint, HookRegistry
 from metacore.errors import Misconfigured
 
-POINTS: dict[str, HookPoint] = {"create": "before_create", "update": "before_update", "delete": "before_delete"}
-Operation = Literal["create", "update", "delete"]
+POINTS = {
+    "create": HookPoint.BEFORE_CREATE,
+    "update": HookPoint.BEFORE_UPDATE,
+    "delete": HookPoint.BEFORE_DELETE,
+}
 
 
 class Interceptors:
@@ -23,7 +25,7 @@ class Interceptors:
         self._hooks = hooks
         self._removals: dict[str, list[Callable[[], None]]] = {}
 
-    def register(self, addon_key: str, key: str, interceptor: BeforeHook) -> None:
+    def register(self, addon_key: str, key: str, interceptor: Hook) -> None:
         """Run `interceptor` before the operation that `key` (`<model>::<operation>`) names.
 
         Raises:
@@ -34,7 +36,7 @@ class Interceptors:
             raise Misconfigured(
                 f"interceptor key {key!r}: write <model>::<operation>, with the operation create, update or delete"
             )
-        remove = self._hooks.register(POINTS[cast(Operation, operation)], model, interceptor)
+        remove = self._hooks.register(POINTS[operation], model, interceptor)
         self._removals.setdefault(addon_key, []).append(remove)
 
     def remove(self, addon_key: str) -> int:

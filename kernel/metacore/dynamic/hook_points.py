@@ -56,13 +56,21 @@ class HookRegistry:
     def __init__(self) -> None:
         self._hooks: dict[HookPoint, list[tuple[str, Hook]]] = {}
 
-    def register(self, point: HookPoint | str, model: str, hook: Hook) -> None:
-        """Run `hook` at `point` for `model`, or for every model with `*`.
+    def register(self, point: HookPoint | str, model: str, hook: Hook) -> Callable[[], None]:
+        """Run `hook` at `point` for `model`, or for every model with `*`. What is returned takes it out again.
 
         Raises:
             ValueError: there is no such point.
         """
-        self._hooks.setdefault(HookPoint(point), []).append((model, hook))
+        registered = self._hooks.setdefault(HookPoint(point), [])
+        entry = (model, hook)
+        registered.append(entry)
+
+        def remove() -> None:
+            if entry in registered:
+                registered.remove(entry)
+
+        return remove
 
     def before_create(self, model: str) -> Callable[[HookT], HookT]:
         return self._decorator(HookPoint.BEFORE_CREATE, model)
@@ -87,7 +95,7 @@ class HookRegistry:
         registered = self._hooks.get(point)
         if not registered:
             return []
-        names = (model.key, model.table_name, EVERY_MODEL)
+        names = (*model.names, EVERY_MODEL)
         return [hook for name, hook in registered if name in names]
 
     def _decorator(self, point: HookPoint, model: str) -> Callable[[HookT], HookT]:
