@@ -43,7 +43,7 @@ class Rules:
     """Everything that is checked at a save of one model.
 
     `inputs` are columns that formulas, constraints and stages read: a save that sets one needs the others' values.
-    `organization_keys` tells whether an organization's own validators are needed.
+    `organization_columns` are those that an organization's own validators check.
     """
 
     columns: Mapping[str, ColumnRules]
@@ -52,7 +52,7 @@ class Rules:
     constraints: tuple[ConstraintRule, ...] = ()
     inputs: frozenset[str] = frozenset()
     stage_field: str = ""
-    organization_keys: bool = False
+    organization_columns: frozenset[str] = frozenset()
 
 
 def rules_of(shape: ModelShape) -> Rules:
@@ -96,7 +96,9 @@ def _derive(shape: ModelShape) -> Rules:
         constraints=constraints,
         inputs=frozenset().union(*read) if read else frozenset(),
         stage_field=definition.stage_field if moves and definition.stage_field in shape.columns else "",
-        organization_keys=any(rule.custom.startswith(ORGANIZATION_PREFIX) for rule in columns.values()),
+        organization_columns=frozenset(
+            name for name, rule in columns.items() if rule.custom.startswith(ORGANIZATION_PREFIX)
+        ),
     )
 
 

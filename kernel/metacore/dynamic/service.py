@@ -154,7 +154,7 @@ class DynamicService:
         hooks = self.hooks.at(HookPoint.BEFORE_CREATE, shape.model)
         if hooks:
             given = await run_before(hooks, HookContext(principal, shape.model, row_id), given)
-        columns = check_create(shape, given, await self._custom(shape, principal))
+        columns = check_create(shape, given, await self._custom(shape, principal, given))
         body = await self._rows.insert(shape, principal, row_id, columns)
         self._on_commit()
         after = self.hooks.at(HookPoint.AFTER_CREATE, shape.model)
@@ -177,7 +177,7 @@ class DynamicService:
             if hooks:
                 given = await run_before(hooks, context, given)
             now = datetime.datetime.now(datetime.UTC)
-            custom = await self._custom(shape, principal)
+            custom = await self._custom(shape, principal, given)
             columns = check_update(shape, given, current.row if current else None, now, custom)
             if not columns:
                 body = await self._rows.get(shape, principal, row_id)
@@ -200,9 +200,9 @@ class DynamicService:
             raise _no_row()
         return current
 
-    async def _custom(self, shape: ModelShape, principal: Principal) -> Custom:
+    async def _custom(self, shape: ModelShape, principal: Principal, given: Mapping[str, Any]) -> Custom:
         organization: Mapping[str, Any] = {}
-        if rules_of(shape).organization_keys:
+        if not rules_of(shape).organization_columns.isdisjoint(given):
             organization = await self._validators(principal.organization_id)
         return Custom(self.custom_validators, organization)
 
