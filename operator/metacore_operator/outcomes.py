@@ -37,7 +37,6 @@ class Reason(StrEnum):
     UNSIGNED_ALLOWED = "UnsignedAllowed"
     PLAN_ACCEPTED = "PlanAccepted"
     CAPABILITIES_GRANTED = "CapabilitiesGranted"
-    MIGRATIONS_APPLIED = "MigrationsApplied"
     INSTALLED = "Installed"
     DISABLED = "Disabled"
     ACKNOWLEDGED = "Acknowledged"

@@ -9,6 +9,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from metacore.errors import InvalidInput
+from metacore.manifest.ranges import parse_range
 from metacore_operator.resources.strict import Strict, exactly_one
 
 ADDON_KEY = r"^[a-z][a-z0-9_]{1,47}$"
@@ -234,6 +236,15 @@ class AddonSpec(Strict):
     )
     preflight: Preflight = Field(default=Preflight(), description="How careful the checks before an installation are.")
     revision_history_limit: int = Field(default=10, ge=0, le=100, description="How many entries status.history keeps.")
+
+    @field_validator("version")
+    @classmethod
+    def _version_is_a_range(cls, value: str | None) -> str | None:
+        try:
+            parse_range(value or "*")
+        except InvalidInput as error:
+            raise PydanticCustomError("version_range", "{problem}", {"problem": error.message}) from error
+        return value
 
     @field_validator("settings")
     @classmethod

@@ -1,0 +1,84 @@
+"""What the steps of one reconcile share: the Addon, the ports, and what earlier steps found."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from metacore.bundle.read import Bundle
+from metacore.bundle.signature import Signature, TrustedKeys, Verified
+from metacore.installer.execute import InstallReport
+from metacore.installer.plan import Plan
+from metacore.manifest.model import Capability
+from metacore_operator.conditions import Observed
+from metacore_operator.resources.addon import Addon
+from metacore_operator.sources.source import Fetched, Sources
+from metacore_operator.steps.organizations import Chosen
+from metacore_operator.steps.state import InstalledAddon, State
+
+
+class Installer(Protocol):
+    """What the steps use of `metacore.installer`."""
+
+    async def plan(
+        self, bundle: Bundle, organizations: Sequence[uuid.UUID], *, allow_downgrade: bool = False
+    ) -> Plan: ...
+
+    async def install(
+        self,
+        content: bytes,
+        signature: Signature | None,
+        *,
+        trusted: TrustedKeys,
+        organizations: Sequence[uuid.UUID],
+        owner_uid: str = "",
+        mode: str = "inherit",
+        grants: Sequence[Capability] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        source: str = "bundle",
+        progress: Callable[[str], None] = ...,
+        allow_downgrade: bool = False,
+    ) -> InstallReport: ...
+
+    async def enable(self, key: str, organization: uuid.UUID) -> int: ...
+
+    async def disable(self, key: str, organization: uuid.UUID) -> int: ...
+
+    async def uninstall(self, key: str, organization: uuid.UUID, *, drop: bool) -> int: ...
+
+    async def remove(self, key: str, *, drop: bool, owner_uid: str = "") -> int: ...
+
+    async def fence(self, key: str, reason: str) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything outside that a reconcile touches. `trusted` gives the keys that count now."""
+
+    sources: Sources
+    trusted: Callable[[], TrustedKeys]
+    installer: Installer
+    state: State
+    progress: Callable[[str], None] = lambda _text: None
+
+
+@dataclass(slots=True)
+class Context:
+    """`chosen` and `installed` are known before the first step; the steps fill in the rest in their order.
+
+    `grants` stays None until the capabilities step decided.
+    """
+
+    addon: Addon
+    ports: Ports
+    chosen: Chosen
+    installed: InstalledAddon | None
+    fetched: Fetched | None = None
+    signature: Signature | None = None
+    verified: Verified | None = None
+    bundle: Bundle | None = None
+    allow_downgrade: bool = False
+    grants: tuple[Capability, ...] | None = None
+    observed: Observed = field(default_factory=Observed)

@@ -1,0 +1,87 @@
+"""Make the database hold what the bundle and the spec say, in the organizations that the spec means."""
+
+from __future__ import annotations
+
+from metacore.errors import Conflict, InstallFailed, KeyOwned, ModelConflict, Refused, SignatureRefused, Unavailable
+from metacore.installer.execute import superseded
+from metacore_operator.outcomes import ConditionType, Done, Outcome, Reason, Stalled, Waiting
+from metacore_operator.steps.context import Context
+
+
+async def run(context: Context) -> Outcome:
+    try:
+        return await _install(context)
+    except KeyOwned as error:
+        return Stalled(Reason.KEY_OWNED, error.message)
+    except ModelConflict as error:
+        return Stalled(Reason.MODEL_CONFLICT, error.message)
+    except SignatureRefused as error:
+        return Stalled(Reason.SIGNATURE_REFUSED, error.message)
+    except InstallFailed as error:
+        return Waiting(Reason.INSTALL_FAILED, f"step {error.step}: {error.message}")
+    except Refused as error:
+        return Stalled(Reason.PLAN_REFUSED, error.message)
+    except Conflict as error:
+        if superseded(error):
+            return Waiting(Reason.INSTALL_FAILED, error.message)
+        return Stalled(Reason.PLAN_REFUSED, error.message)
+    except Unavailable as error:
+        return Waiting(Reason.INSTALL_FAILED, error.message)
+
+
+async def _install(context: Context) -> Outcome:
+    assert context.fetched is not None and context.bundle is not None
+    addon, installer, chosen = context.addon, context.ports.installer, context.chosen
+    report = await installer.install(
+        context.fetched.content,
+        context.signature,
+        trusted=context.ports.trusted(),
+        organizations=chosen.organizations,
+        owner_uid=addon.metadata.uid,
+        mode=addon.spec.mode,
+        grants=context.grants,
+        settings=addon.spec.settings,
+        progress=context.ports.progress,
+        allow_downgrade=context.allow_downgrade,
+    )
+    await _leave(context)
+    await _switch(context)
+    where = f"{len(chosen.organizations)} organization{'s' * (len(chosen.organizations) != 1)}"
+    if chosen.missing:
+        names = ", ".join(repr(name) for name in chosen.missing)
+        return Waiting(
+            Reason.ORGANIZATIONS_MISSING,
+            f"version {report.version} is installed in {where}; there is no organization {names}",
+            proceed=True,
+        )
+    if not addon.spec.enabled:
+        return Done(Reason.DISABLED, f"version {report.version} is installed in {where} and switched off by the spec")
+    return Done(Reason.INSTALLED, f"version {report.version} is installed in {where}")
+
+
+async def _leave(context: Context) -> None:
+    """Organizations that the spec no longer means lose the addon, their data as `deletionPolicy` says."""
+    if context.installed is None:
+        return
+    drop = context.addon.spec.deletion_policy == "Drop"
+    for organization in context.installed.organizations:
+        if organization not in context.chosen.organizations:
+            await context.ports.installer.uninstall(context.addon.key, organization, drop=drop)
+
+
+async def _switch(context: Context) -> None:
+    """Switch off everywhere when the spec says so, and on again when it no longer does.
+
+    While it says enabled a tenant's own choice stands, so only what the spec itself had switched off comes back.
+    """
+    installer, key = context.ports.installer, context.addon.key
+    installed = await context.ports.state.installed(key)
+    if installed is None:
+        return
+    enabled = context.addon.spec.enabled
+    before = context.addon.status.condition(ConditionType.INSTALLED)
+    if enabled and (before is None or before.reason != Reason.DISABLED):
+        return
+    for organization in context.chosen.organizations:
+        if installed.organizations.get(organization) is (not enabled):
+            await (installer.enable if enabled else installer.disable)(key, organization)

@@ -1,0 +1,95 @@
+"""One reconcile of one Addon: the steps in their order, and what becomes of the status."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from metacore.errors import KeyOwned, MetacoreError
+from metacore.logs import get_logger
+from metacore_operator import conditions
+from metacore_operator.conditions import Summary
+from metacore_operator.outcomes import ConditionType, Done, Outcome, Reason, StepResult, Waiting
+from metacore_operator.resources.addon import Addon
+from metacore_operator.steps import capabilities, fetch, install, observe, preflight, serve, verify
+from metacore_operator.steps.context import Context, Ports
+from metacore_operator.steps.organizations import choose
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`always` steps run even when an earlier one stopped the rest."""
+
+    name: str
+    conditions: tuple[ConditionType, ...]
+    run: Callable[[Context], Awaitable[Outcome]]
+    always: bool = False
+
+
+STEPS = (
+    Step("fetch", (), fetch.run),
+    Step("verify", (ConditionType.VERIFIED,), verify.run),
+    Step("preflight", (ConditionType.PREFLIGHT_PASSED,), preflight.run),
+    Step("capabilities", (ConditionType.CAPABILITIES_ACCEPTED,), capabilities.run),
+    Step("install", (ConditionType.MIGRATED, ConditionType.INSTALLED), install.run),
+    Step("serve", (ConditionType.SERVED,), serve.run),
+    Step("observe", (ConditionType.DRIFTED,), observe.run, always=True),
+)
+
+
+async def reconcile(addon: Addon, ports: Ports, *, now: Callable[[], datetime.datetime]) -> Summary:
+    """Bring the database in line with `addon` and say how it went. Never raises for what a step met."""
+    generation = addon.metadata.generation
+    if addon.spec.suspend:
+        return conditions.suspended(addon.status, generation, now=now())
+    context = Context(
+        addon,
+        ports,
+        chosen=choose(addon.spec.organizations, await ports.state.tenants()),
+        installed=await ports.state.installed(addon.key),
+    )
+    results: list[StepResult] = []
+    stopped = False
+    for step in STEPS:
+        if stopped and not step.always:
+            continue
+        outcome = await _run(step, context)
+        results.append(StepResult(step.name, step.conditions, outcome))
+        stopped = stopped or not (isinstance(outcome, Done) or (isinstance(outcome, Waiting) and outcome.proceed))
+    return conditions.summarise(
+        addon.status,
+        generation,
+        results,
+        context.observed,
+        now=now(),
+        history_limit=addon.spec.revision_history_limit,
+    )
+
+
+async def remove(addon: Addon, ports: Ports) -> Outcome:
+    """Take the addon out of every organization, because its Addon is gone. Data stays unless the spec says Drop."""
+    try:
+        await ports.installer.remove(addon.key, drop=addon.spec.deletion_policy == "Drop", owner_uid=addon.metadata.uid)
+    except KeyOwned:
+        return Done(Reason.REMOVED, f"addon {addon.key!r} belongs to another Addon and stays")
+    except MetacoreError as error:
+        return Waiting(Reason.STEP_FAILED, f"removing failed: {error.message}")
+    except Exception as error:
+        log.exception("addon.remove_failed", addon=addon.full_name)
+        return Waiting(Reason.STEP_FAILED, f"removing failed: {type(error).__name__}")
+    kept = "data dropped" if addon.spec.deletion_policy == "Drop" else "data kept"
+    return Done(Reason.REMOVED, f"addon {addon.key!r} was removed, {kept}")
+
+
+async def _run(step: Step, context: Context) -> Outcome:
+    try:
+        return await step.run(context)
+    except MetacoreError as error:
+        return Waiting(Reason.STEP_FAILED, f"{step.name}: {error.message}")
+    except Exception as error:
+        # A status is read by many, so it tells the kind of error only; the log tells the rest.
+        log.exception("addon.step_failed", addon=context.addon.full_name, step=step.name)
+        return Waiting(Reason.STEP_FAILED, f"{step.name} failed: {type(error).__name__}")

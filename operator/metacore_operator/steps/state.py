@@ -1,0 +1,164 @@
+"""What the database says about tenants, kernels and installed addons. Reading only."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from metacore.bundle.signature import Signature
+from metacore.db.database import Database
+
+LIVE_SECONDS = 10
+"""A kernel is alive when it wrote a heartbeat within so many seconds of database time (architecture, decision 5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """An organization. `labels` hold at least `id` and `name`; selectors look at them."""
+
+    id: uuid.UUID
+    name: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a kernel made of one addon: the digest it serves, or why it does not."""
+
+    digest: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    pod: str
+    mode: str
+    build: str
+    revision: int
+    addons: Mapping[str, Loaded]
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledAddon:
+    """`organizations` maps those that have it to whether it is enabled there. `digest` is '' before an installation."""
+
+    key: str
+    owner_uid: str
+    digest: str
+    version: str
+    signer: str
+    source: str
+    fenced_reason: str
+    schema_revision: int
+    organizations: Mapping[uuid.UUID, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBundle:
+    addon_key: str
+    content: bytes
+    signature: Signature | None
+
+
+class State(Protocol):
+    async def tenants(self) -> Sequence[Tenant]: ...
+
+    async def kernels(self) -> Sequence[Kernel]:
+        """Those that are alive."""
+        ...
+
+    async def installed(self, key: str) -> InstalledAddon | None: ...
+
+    async def installed_keys(self) -> Sequence[str]:
+        """Keys of everything that came in a bundle."""
+        ...
+
+    async def bundle(self, digest: str) -> StoredBundle | None: ...
+
+    async def pulse(self) -> Hashable:
+        """A cheap value that changes when tenants, installations or live kernels do."""
+        ...
+
+
+class DatabaseState:
+    """`State` read as the owner role, which sees every tenant."""
+
+    def __init__(self, owner: Database) -> None:
+        self._owner = owner
+
+    async def tenants(self) -> Sequence[Tenant]:
+        rows = await self._owner.postgres.fetch("SELECT id, name FROM organizations ORDER BY created_at, id")
+        return [Tenant(row["id"], row["name"], {"id": str(row["id"]), "name": row["name"]}) for row in rows]
+
+    async def kernels(self) -> Sequence[Kernel]:
+        rows = await self._owner.postgres.fetch(
+            "SELECT pod, mode, build, revision, addons FROM metacore_heartbeats"
+            " WHERE seen_at > clock_timestamp() - make_interval(secs => $1) ORDER BY pod",
+            LIVE_SECONDS,
+        )
+        return [
+            Kernel(row["pod"], row["mode"], row["build"], row["revision"], _loaded(orjson.loads(row["addons"])))
+            for row in rows
+        ]
+
+    async def installed(self, key: str) -> InstalledAddon | None:
+        row = await self._owner.postgres.fetchrow(
+            "SELECT key, owner_uid, digest, version, signer, source, fenced_reason, schema_revision"
+            " FROM metacore_addons WHERE key = $1",
+            key,
+        )
+        if row is None:
+            return None
+        installations = await self._owner.postgres.fetch(
+            "SELECT organization_id, status FROM metacore_installations WHERE addon_key = $1", key
+        )
+        return InstalledAddon(
+            key=row["key"],
+            owner_uid=row["owner_uid"],
+            digest=row["digest"] or "",
+            version=row["version"],
+            signer=row["signer"],
+            source=row["source"],
+            fenced_reason=row["fenced_reason"],
+            schema_revision=row["schema_revision"],
+            organizations={item["organization_id"]: item["status"] == "enabled" for item in installations},
+        )
+
+    async def installed_keys(self) -> Sequence[str]:
+        rows = await self._owner.postgres.fetch("SELECT key FROM metacore_addons WHERE digest IS NOT NULL ORDER BY key")
+        return [row["key"] for row in rows]
+
+    async def bundle(self, digest: str) -> StoredBundle | None:
+        row = await self._owner.postgres.fetchrow(
+            "SELECT addon_key, content, signature FROM metacore_bundles WHERE digest = $1", digest
+        )
+        if row is None:
+            return None
+        signature = row["signature"]
+        # The JSON null of a bundle that was allowed without a signature is not SQL's.
+        known = signature is not None and signature != b"null"
+        return StoredBundle(
+            row["addon_key"], row["content"], Signature.model_validate_json(signature) if known else None
+        )
+
+    async def pulse(self) -> Hashable:
+        row = await self._owner.postgres.fetchrow(
+            "SELECT (SELECT revision FROM metacore_registry WHERE id = 1),"
+            " (SELECT count(*) FROM organizations), (SELECT max(updated_at) FROM organizations),"
+            " (SELECT md5(string_agg(concat_ws('|', pod, mode, addons::text), ',' ORDER BY pod))"
+            "   FROM metacore_heartbeats WHERE seen_at > clock_timestamp() - make_interval(secs => $1))",
+            LIVE_SECONDS,
+        )
+        return tuple(row) if row is not None else ()
+
+
+def _loaded(addons: Mapping[str, Any]) -> dict[str, Loaded]:
+    return {
+        key: Loaded(str(item.get("digest") or ""), str(item.get("error") or ""))
+        for key, item in addons.items()
+        if isinstance(item, Mapping)
+    }

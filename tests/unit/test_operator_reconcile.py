@@ -1,0 +1,572 @@
+"""One reconcile of one Addon: which outcome each situation has, and what is asked of the installer."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import uuid
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from nacl.signing import SigningKey
+
+from metacore.bundle.read import Bundle, read_bundle
+from metacore.bundle.signature import Signature, TrustedKeys, sign
+from metacore.bundle.write import write_bundle
+from metacore.errors import InstallFailed, KeyOwned, ModelConflict, Refused, Unavailable
+from metacore.installer.execute import InstallReport
+from metacore.installer.plan import Plan, Risk, Step
+from metacore.installer.steps import RiskKind, StepKind
+from metacore.manifest.model import Capability
+from metacore_operator.conditions import Summary
+from metacore_operator.outcomes import Done, Reason, Stalled, Waiting
+from metacore_operator.resources.addon import Addon, parse_addon
+from metacore_operator.resources.spec import SourceKind
+from metacore_operator.resources.status import Phase
+from metacore_operator.sources.source import Fetched
+from metacore_operator.steps.context import Ports
+from metacore_operator.steps.fence import Fencing, reverify
+from metacore_operator.steps.reconcile import reconcile, remove
+from metacore_operator.steps.state import InstalledAddon, Kernel, Loaded, StoredBundle, Tenant
+
+KEY, OTHER = SigningKey(b"k" * 32), SigningKey(b"o" * 32)
+ACME, GLOBEX = uuid.UUID(int=1), uuid.UUID(int=2)
+UID = "00000000-0000-4000-8000-00000000000a"
+
+
+def bundle_of(version: str = "1.0.0", **manifest: Any) -> bytes:
+    document = {
+        "apiVersion": "asteby.com/v3",
+        "kind": "Addon",
+        "metadata": {"key": "tickets", "name": "Tickets", "version": version},
+        **manifest,
+    }
+    return write_bundle({"manifest.json": json.dumps(document).encode()})
+
+
+def addon_of(**spec: Any) -> Addon:
+    return parse_addon(
+        {
+            "apiVersion": "metacore.dev/v1alpha1",
+            "kind": "Addon",
+            "metadata": {"name": "tickets", "uid": UID},
+            "spec": {"source": {"path": "tickets.tar.gz"}, "organizations": {"all": True}, **spec},
+        }
+    )
+
+
+class World:
+    """A source, a database and kernels, in memory. `refusal` is what the installer answers with."""
+
+    def __init__(self, content: bytes = b"", *, signer: SigningKey | None = KEY) -> None:
+        self.content = content or bundle_of()
+        self.signature: bytes | None = None
+        self.sign(signer)
+        self.trusted = TrustedKeys((bytes(KEY.verify_key),))
+        self.calls: list[tuple[Any, ...]] = []
+        self.wish: dict[str, Any] = {}
+        self.refusal: Exception | None = None
+        self.plan_refusal: Exception | None = None
+        self.planned: tuple[Step, ...] = ()
+        self.risks: tuple[Risk, ...] = ()
+        self.row: InstalledAddon | None = None
+        self.stored: dict[str, StoredBundle] = {}
+        self.pods: dict[str, str] = {"kernel-0": ""}
+        self.ports = Ports(sources={SourceKind.PATH: self}, trusted=lambda: self.trusted, installer=self, state=self)
+
+    def sign(self, signer: SigningKey | None) -> None:
+        self.signature = json.dumps(sign(self.content, signer).as_json()).encode() if signer is not None else None
+
+    # Source
+
+    async def fetch(self, addon: Addon) -> Fetched:
+        return Fetched(self.content, self.signature, "tickets.tar.gz")
+
+    # Installer
+
+    async def plan(self, bundle: Bundle, organizations: Sequence[uuid.UUID], *, allow_downgrade: bool = False) -> Plan:
+        if self.plan_refusal is not None:
+            raise self.plan_refusal
+        return Plan("tickets", bundle.manifest.version, bundle.digest, self.planned, self.risks)
+
+    async def install(
+        self,
+        content: bytes,
+        signature: Signature | None,
+        *,
+        trusted: TrustedKeys,
+        organizations: Sequence[uuid.UUID],
+        owner_uid: str = "",
+        mode: str = "inherit",
+        grants: Sequence[Capability] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        source: str = "bundle",
+        progress: Callable[[str], None] = print,
+        allow_downgrade: bool = False,
+    ) -> InstallReport:
+        if self.refusal is not None:
+            raise self.refusal
+        bundle = read_bundle(content)
+        self.calls.append(("install", bundle.manifest.version, tuple(organizations)))
+        self.wish = {"owner_uid": owner_uid, "mode": mode, "grants": grants, "settings": settings}
+        before = self.row.organizations if self.row is not None else {}
+        self.row = InstalledAddon(
+            key="tickets",
+            owner_uid=owner_uid,
+            digest=bundle.digest,
+            version=bundle.manifest.version,
+            signer=bytes(KEY.verify_key).hex(),
+            source=source,
+            fenced_reason="",
+            schema_revision=1,
+            organizations={**before, **{item: before.get(item, True) for item in organizations}},
+        )
+        self.stored[bundle.digest] = StoredBundle("tickets", content, signature)
+        self.pods = dict.fromkeys(self.pods, bundle.digest)
+        return InstallReport("tickets", bundle.manifest.version, bundle.digest, "", 1, changed=True)
+
+    async def enable(self, key: str, organization: uuid.UUID) -> int:
+        return self._switch("enable", organization, True)
+
+    async def disable(self, key: str, organization: uuid.UUID) -> int:
+        return self._switch("disable", organization, False)
+
+    def _switch(self, word: str, organization: uuid.UUID, enabled: bool) -> int:
+        assert self.row is not None
+        self.calls.append((word, organization))
+        self.row = replace(self.row, organizations={**self.row.organizations, organization: enabled})
+        return 1
+
+    async def uninstall(self, key: str, organization: uuid.UUID, *, drop: bool) -> int:
+        assert self.row is not None
+        self.calls.append(("uninstall", organization, drop))
+        rest = {item: enabled for item, enabled in self.row.organizations.items() if item != organization}
+        self.row = replace(self.row, organizations=rest)
+        return 1
+
+    async def remove(self, key: str, *, drop: bool, owner_uid: str = "") -> int:
+        if self.refusal is not None:
+            raise self.refusal
+        self.calls.append(("remove", key, drop, owner_uid))
+        self.row = None
+        return 1
+
+    async def fence(self, key: str, reason: str) -> int:
+        assert self.row is not None
+        self.calls.append(("fence", key, reason))
+        self.row = replace(self.row, fenced_reason=reason)
+        return 1
+
+    # State
+
+    async def tenants(self) -> Sequence[Tenant]:
+        return [Tenant(item, name, {"name": name}) for item, name in ((ACME, "Acme"), (GLOBEX, "Globex"))]
+
+    async def kernels(self) -> Sequence[Kernel]:
+        return [
+            Kernel(pod, "shadow", "1", 1, {"tickets": Loaded(loaded.removesuffix("!"), "boom" * loaded.endswith("!"))})
+            for pod, loaded in self.pods.items()
+        ]
+
+    async def installed(self, key: str) -> InstalledAddon | None:
+        return self.row
+
+    async def installed_keys(self) -> Sequence[str]:
+        return ["tickets"] if self.row is not None else []
+
+    async def bundle(self, digest: str) -> StoredBundle | None:
+        return self.stored.get(digest)
+
+    async def pulse(self) -> Hashable:
+        return None
+
+    # What tests do
+
+    async def reconcile(self, addon: Addon | None = None) -> Summary:
+        moment = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+        return await reconcile(addon or addon_of(), self.ports, now=lambda: moment)
+
+
+def after(summary: Summary, **spec: Any) -> Addon:
+    """The Addon as the next reconcile gets it."""
+    return addon_of(**spec).model_copy(update={"status": summary.status})
+
+
+def text(summary: Summary) -> str:
+    condition = summary.status.condition("Ready")
+    assert condition is not None
+    return condition.message
+
+
+async def test_a_signed_bundle_is_installed_for_everybody_and_ready() -> None:
+    world = World()
+
+    summary = await world.reconcile(addon_of(mode="enforce", settings={"a": 1}))
+
+    assert isinstance(summary.decisive, Done)
+    assert world.calls == [("install", "1.0.0", (ACME, GLOBEX))]
+    assert world.wish == {"owner_uid": UID, "mode": "enforce", "grants": (), "settings": {"a": 1}}
+    status = summary.status
+    assert (status.version, status.phase, status.key) == ("1.0.0", Phase.READY, "tickets")
+    assert (status.organizations.desired, status.organizations.installed) == (2, 2)
+    assert (status.kernels.live, status.kernels.acknowledged, status.observed_mode) == (1, 1, "shadow")
+    assert [entry.version for entry in status.history] == ["1.0.0"]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"source": {"http": {"url": "https://example.com/a"}}},
+        {"source": {"oci": {"ref": "a"}}},
+        {"signature": {"secretRef": {"name": "a"}}},
+    ],
+)
+async def test_sources_that_this_process_does_not_have_are_stalled(spec: dict[str, Any]) -> None:
+    summary = await World().reconcile(addon_of(**spec))
+
+    assert isinstance(summary.decisive, Stalled)
+    assert summary.decisive.reason is Reason.SOURCE_UNSUPPORTED
+
+
+async def test_a_flipped_byte_is_refused_and_the_old_version_stays() -> None:
+    world = World()
+    ready = await world.reconcile()
+    world.content = bundle_of("1.1.0")
+    world.sign(KEY)
+    world.content = world.content[:-9] + bytes([world.content[-9] ^ 1]) + world.content[-8:]
+
+    summary = await world.reconcile(after(ready))
+
+    assert summary.decisive.reason is Reason.SIGNATURE_REFUSED
+    assert "tickets.tar.gz: the signature is for digest" in text(summary)
+    assert summary.status.version == "1.0.0"
+    assert world.calls == [("install", "1.0.0", (ACME, GLOBEX))]
+    assert summary.status.condition("Served").status == "True"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("signer", "content", "spec", "reason"),
+    [
+        (None, bundle_of(), {}, Reason.SIGNATURE_REFUSED),
+        (OTHER, bundle_of(), {}, Reason.SIGNATURE_REFUSED),
+        (KEY, bundle_of(), {"signature": {"value": "{}"}}, Reason.SIGNATURE_REFUSED),
+        (KEY, bundle_of(), {"digest": "0" * 64}, Reason.DIGEST_MISMATCH),
+        (KEY, bundle_of(), {"key": "orders"}, Reason.KEY_MISMATCH),
+        (KEY, bundle_of("2.0.0"), {"version": "<2.0.0"}, Reason.VERSION_MISMATCH),
+        (KEY, bundle_of(nonsense=1), {}, Reason.BUNDLE_INVALID),
+        (
+            KEY,
+            bundle_of(compatibility={"requires": [{"key": "kernel", "version": ">=9.0.0"}]}),
+            {},
+            Reason.KERNEL_INCOMPATIBLE,
+        ),
+    ],
+)
+async def test_what_may_not_be_installed_is_stalled_before_anything_is_planned(
+    signer: SigningKey | None, content: bytes, spec: dict[str, Any], reason: Reason
+) -> None:
+    world = World(content, signer=signer)
+
+    summary = await world.reconcile(addon_of(**spec))
+
+    assert isinstance(summary.decisive, Stalled)
+    assert summary.decisive.reason is reason
+    assert world.calls == []
+    assert summary.status.condition("Verified").status == "False"  # type: ignore[union-attr]
+    assert summary.status.condition("Installed") is None
+
+
+async def test_a_signature_given_in_the_spec_counts_instead_of_the_one_beside_the_bundle() -> None:
+    world = World(signer=OTHER)
+    value = json.dumps(sign(world.content, KEY).as_json())
+
+    assert isinstance((await world.reconcile(addon_of(signature={"value": value}))).decisive, Done)
+
+
+async def test_unsigned_bundles_need_to_be_allowed() -> None:
+    world = World(signer=None)
+    world.trusted = TrustedKeys((), allow_unsigned=True)
+
+    summary = await world.reconcile()
+
+    assert isinstance(summary.decisive, Done)
+    assert summary.status.condition("Verified").reason == "UnsignedAllowed"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind", "reason"),
+    [
+        (ModelConflict("model 'Ticket' is served by addon 'x'"), Stalled, Reason.MODEL_CONFLICT),
+        (Refused("no"), Stalled, Reason.PLAN_REFUSED),
+        (Unavailable("no database"), Waiting, Reason.STEP_FAILED),
+        (RuntimeError("secret detail"), Waiting, Reason.STEP_FAILED),
+    ],
+)
+async def test_a_refused_plan_installs_nothing(refusal: Exception, kind: type, reason: Reason) -> None:
+    world = World()
+    world.plan_refusal = refusal
+
+    summary = await world.reconcile()
+
+    assert isinstance(summary.decisive, kind)
+    assert summary.decisive.reason is reason
+    assert world.calls == []
+    assert "secret detail" not in text(summary)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind", "reason"),
+    [
+        (KeyOwned("taken"), Stalled, Reason.KEY_OWNED),
+        (InstallFailed("it broke", step="table a.b"), Waiting, Reason.INSTALL_FAILED),
+        (Unavailable("a lock was not given"), Waiting, Reason.INSTALL_FAILED),
+        (Refused("a rule"), Stalled, Reason.PLAN_REFUSED),
+    ],
+)
+async def test_a_failed_installation_says_what_and_goes_on_where_that_helps(
+    refusal: Exception, kind: type, reason: Reason
+) -> None:
+    world = World()
+    world.refusal = refusal
+
+    summary = await world.reconcile()
+
+    assert isinstance(summary.decisive, kind)
+    assert summary.decisive.reason is reason
+    assert "table a.b" in text(summary) or not isinstance(refusal, InstallFailed)
+
+
+async def test_data_at_risk_needs_a_waiver_that_names_the_version() -> None:
+    world = World()
+    world.risks = (
+        Risk(RiskKind.DATA_LOSS, "addon_tickets", "migrations/0002_x.sql:1 drops column a.b and its values"),
+    )
+
+    stalled = await world.reconcile()
+    wrong = await world.reconcile(addon_of(preflight={"waivers": ["data_loss@0.9.0"]}))
+
+    assert stalled.decisive.reason is Reason.DATA_AT_RISK
+    assert wrong.decisive.reason is Reason.DATA_AT_RISK
+    assert "drops column a.b" in text(stalled) and "data_loss@1.0.0" in text(stalled)
+    for waiver in ("data_loss@1.0.0", "data_loss"):
+        assert isinstance((await world.reconcile(addon_of(preflight={"waivers": [waiver]}))).decisive, Done)
+
+
+async def test_a_schema_that_the_plan_makes_holds_no_data_at_risk() -> None:
+    world = World()
+    world.risks = (Risk(RiskKind.DATA_LOSS, "addon_tickets", "deletes rows"), Risk(RiskKind.KEPT, "a", "stays"))
+    world.planned = (Step("schema addon_tickets", StepKind.SCHEMA, schema="addon_tickets"),)
+
+    assert world.calls == []
+    assert (await world.reconcile()).status.condition("PreflightPassed").status == "True"  # type: ignore[union-attr]
+
+
+async def test_a_key_that_somebody_else_claimed_is_told_before_anything_is_asked() -> None:
+    world = World()
+    await world.reconcile()
+    assert world.row is not None
+    world.row = replace(world.row, owner_uid="")
+    world.calls.clear()
+
+    summary = await world.reconcile()
+
+    assert summary.decisive.reason is Reason.KEY_OWNED
+    assert "through the API" in text(summary)
+    assert world.calls == []
+    assert summary.status.version == "", "what belongs to somebody else is not told as one's own"
+
+
+ASKS = [{"kind": "db:read", "target": "orders.items", "reason": "totals"}]
+
+
+async def test_declared_capabilities_are_granted() -> None:
+    world = World(bundle_of(capabilities=ASKS))
+
+    await world.reconcile()
+
+    assert [(item.kind, item.target) for item in world.wish["grants"]] == [("db:read", "orders.items")]
+
+
+async def test_an_upgrade_that_asks_for_more_waits_and_names_it() -> None:
+    world = World()
+    listed = {"accept": "Listed", "list": []}
+    ready = await world.reconcile(addon_of(capabilities=listed))
+    assert isinstance(ready.decisive, Done)
+    world.content = bundle_of("1.1.0", capabilities=ASKS)
+    world.sign(KEY)
+
+    waiting = await world.reconcile(after(ready, capabilities=listed))
+
+    assert isinstance(waiting.decisive, Waiting)
+    assert waiting.decisive.reason is Reason.CAPABILITIES_PENDING
+    assert "db:read orders.items" in text(waiting) and "version 1.0.0 serves on" in text(waiting)
+    assert waiting.status.condition("CapabilitiesAccepted").status == "False"  # type: ignore[union-attr]
+    assert waiting.status.version == "1.0.0"
+    accepted = {"accept": "Listed", "list": [{"kind": "db:read", "target": "orders.*"}]}
+    assert (await world.reconcile(after(waiting, capabilities=accepted))).status.version == "1.1.0"
+
+
+async def test_what_is_no_longer_listed_is_taken_back_from_the_installed_version() -> None:
+    world = World(bundle_of(capabilities=ASKS))
+    ready = await world.reconcile()
+
+    summary = await world.reconcile(after(ready, capabilities={"accept": "Listed", "list": []}))
+
+    assert summary.decisive.reason is Reason.CAPABILITIES_PENDING
+    assert world.wish["grants"] == ()
+    assert summary.status.condition("Served").status == "True"  # type: ignore[union-attr]
+
+
+async def test_an_organization_that_is_no_longer_meant_loses_the_addon() -> None:
+    world = World()
+    ready = await world.reconcile()
+
+    await world.reconcile(after(ready, organizations={"names": ["Acme"]}, deletionPolicy="Drop"))
+
+    assert world.calls[1:] == [("install", "1.0.0", (ACME,)), ("uninstall", GLOBEX, True)]
+
+
+async def test_missing_organizations_are_waited_for_while_the_others_are_served() -> None:
+    world = World()
+
+    summary = await world.reconcile(addon_of(organizations={"names": ["Acme", "Initech"]}))
+
+    assert summary.decisive.reason is Reason.ORGANIZATIONS_MISSING
+    assert "'Initech'" in text(summary)
+    assert world.calls == [("install", "1.0.0", (ACME,))]
+    assert summary.status.condition("Served").status == "True"  # type: ignore[union-attr]
+    assert (summary.status.organizations.desired, summary.status.organizations.installed) == (2, 1)
+
+
+async def test_disabling_and_enabling_by_the_spec_respects_what_a_tenant_switched_off() -> None:
+    world = World()
+    ready = await world.reconcile()
+    await world.disable("tickets", ACME)
+    world.calls.clear()
+
+    same = await world.reconcile(after(ready))
+    assert [call for call in world.calls if call[0] != "install"] == []
+    off = await world.reconcile(after(same, enabled=False))
+    assert ("disable", GLOBEX) in world.calls and ("disable", ACME) not in world.calls
+    assert off.status.condition("Installed").reason == "Disabled"  # type: ignore[union-attr]
+    await world.reconcile(after(off))
+    assert {call for call in world.calls if call[0] == "enable"} == {("enable", ACME), ("enable", GLOBEX)}
+
+
+@pytest.mark.parametrize(
+    ("pods", "reason"),
+    [
+        ({}, Reason.NO_KERNELS),
+        ({"a": "current", "b": ""}, Reason.KERNELS_PENDING),
+        ({"a": "current", "b": "f" * 64}, Reason.KERNELS_PENDING),
+        ({"a": "current", "b": "current!"}, Reason.KERNEL_ERROR),
+    ],
+)
+async def test_ready_needs_every_live_kernel(
+    pods: dict[str, str], reason: Reason, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    await world.reconcile()
+    assert world.row is not None
+    digest = world.row.digest
+    real = world.install
+
+    async def install(*arguments: Any, **named: Any) -> InstallReport:
+        report = await real(*arguments, **named)
+        world.pods = {pod: loaded.replace("current", digest) for pod, loaded in pods.items()}
+        return report
+
+    monkeypatch.setattr(world, "install", install)
+    summary = await world.reconcile()
+
+    assert isinstance(summary.decisive, Waiting)
+    assert summary.decisive.reason is reason
+    assert summary.status.condition("Installed").status == "True"  # type: ignore[union-attr]
+    assert summary.status.kernels.live == len(pods)
+    assert summary.status.kernels.acknowledged == sum(loaded == "current" for loaded in pods.values())
+
+
+async def test_what_the_database_lost_is_drift() -> None:
+    world = World()
+    ready = await world.reconcile()
+    world.planned = (Step("table addon_tickets.tickets", StepKind.TABLE),)
+
+    summary = await world.reconcile(after(ready))
+
+    assert summary.decisive.reason is Reason.DRIFT_FOUND
+    assert "table addon_tickets.tickets" in text(summary)
+    assert summary.status.condition("Drifted").status == "True"  # type: ignore[union-attr]
+
+
+async def test_suspended_nothing_is_touched() -> None:
+    world = World()
+    ready = await world.reconcile()
+    world.content = bundle_of("1.1.0")
+    world.calls.clear()
+
+    summary = await world.reconcile(after(ready, suspend=True))
+
+    assert world.calls == []
+    assert summary.status.phase is Phase.SUSPENDED
+    assert summary.status.version == "1.0.0"
+
+
+async def test_the_key_of_an_installed_addon_cannot_change() -> None:
+    world = World()
+    ready = await world.reconcile()
+
+    summary = await world.reconcile(after(ready, key="support"))
+
+    assert summary.decisive.reason is Reason.KEY_MISMATCH
+    assert "'tickets' to 'support'" in text(summary)
+
+
+@pytest.mark.parametrize(("policy", "drop"), [("Retain", False), ("Drop", True)])
+async def test_removing_follows_the_deletion_policy(policy: str, drop: bool) -> None:
+    world = World()
+    await world.reconcile()
+
+    outcome = await remove(addon_of(deletionPolicy=policy), world.ports)
+
+    assert outcome.reason is Reason.REMOVED
+    assert world.calls[-1] == ("remove", "tickets", drop, UID)
+
+
+async def test_removing_what_belongs_to_another_leaves_it_and_a_failure_is_tried_again() -> None:
+    world = World()
+    world.refusal = KeyOwned("taken")
+    assert isinstance(await remove(addon_of(), world.ports), Done)
+
+    world.refusal = Unavailable("later")
+    assert isinstance(await remove(addon_of(), world.ports), Waiting)
+
+
+async def test_trust_that_is_withdrawn_fences_and_trust_that_returns_frees() -> None:
+    world = World()
+    await world.reconcile()
+    assert await reverify(world.ports) == ()
+
+    world.trusted = TrustedKeys((bytes(OTHER.verify_key),))
+    assert await reverify(world.ports) == (Fencing("tickets", "untrusted"),)
+    assert await reverify(world.ports) == (), "it is told once"
+    fenced = await world.reconcile()
+    assert fenced.decisive.reason is Reason.SIGNATURE_REFUSED
+
+    world.trusted = TrustedKeys((bytes(KEY.verify_key),))
+    assert await reverify(world.ports) == (Fencing("tickets", ""),)
+
+
+async def test_a_fence_is_seen_though_the_source_is_fine() -> None:
+    world = World()
+    ready = await world.reconcile()
+    await world.fence("tickets", "untrusted")
+
+    async def keep(*_arguments: Any, **_named: Any) -> InstallReport:
+        return InstallReport("tickets", "1.0.0", "", "", 1, changed=False)
+
+    world.install = keep  # type: ignore[method-assign]
+    summary = await world.reconcile(after(ready))
+
+    assert summary.decisive.reason is Reason.FENCED
