@@ -8,8 +8,6 @@ Run it from a checkout:
 then open http://127.0.0.1:3000/docs, register, and create products.
 """
 
-from __future__ import annotations
-
 import os
 from decimal import Decimal
 from typing import Annotated

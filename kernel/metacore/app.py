@@ -12,7 +12,10 @@ from typing import Self
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 
 from metacore import logs
 from metacore.addons.frontends import FrontendStore
@@ -21,6 +24,7 @@ from metacore.addons.loader import Loader
 from metacore.addons.settings import InstallationSettings
 from metacore.api.addons import AddonServices
 from metacore.api.deps import authenticated, optional_principal
+from metacore.api.errors import from_http
 from metacore.api.lane import Lane
 from metacore.api.middleware import RequestMiddleware
 from metacore.api.records import RecordsEndpoint
@@ -98,6 +102,8 @@ class AppConfig:
     access_log: logs.AccessLog | None = None
     require_kernel_role: bool = False
     """Refuse to start as a role that could switch row-level security off."""
+    standalone: bool = False
+    """The application holds nothing but the kernel: limits, logs and the error envelope cover every path of it."""
 
 
 class App:
@@ -191,7 +197,7 @@ class App:
                     RequestMiddleware,
                     metrics=self.metrics if self.config.enable_metrics else None,
                     access_log=self.config.access_log,
-                    prefix=prefix,
+                    prefix="" if self.config.standalone else prefix,
                     max_body_bytes=self.config.max_body_bytes,
                     max_upload_bytes=self.config.max_upload_bytes,
                 ),
@@ -371,6 +377,7 @@ def create_asgi(settings: Settings) -> FastAPI:
             cache_dir=settings.cache_dir,
             access_log=access_log,
             require_kernel_role=True,
+            standalone=True,
         )
     )
 
@@ -387,8 +394,15 @@ def create_asgi(settings: Settings) -> FastAPI:
         openapi_url=None,
         lifespan=close_database,
     )
+    web.add_exception_handler(HTTPException, _framework_refusal)
     kernel.mount(web, settings.prefix)
     return web
+
+
+async def _framework_refusal(_request: Request, error: Exception) -> Response:
+    """Unknown paths and methods, in the envelope."""
+    assert isinstance(error, HTTPException)
+    return from_http(error)
 
 
 def _auth_config(config: AppConfig) -> AuthConfig:

@@ -1,7 +1,8 @@
 """The pulse of one kernel process: it says what it serves, and learns what it missed.
 
-Every interval it writes one row (pod, mode, build, revision, addons with their errors), compares the registry's revision
-and reads the epochs of caches. A process that could not write for ten seconds is not live any more and leaves readiness.
+Every interval it writes one row (pod, mode, build, revision, addons with their errors), compares the registry's
+revision and reads the epochs of caches. A process that could not write for ten seconds is not live any more and leaves
+readiness.
 """
 
 from __future__ import annotations
