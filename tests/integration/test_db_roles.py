@@ -43,6 +43,7 @@ COLUMN_PRIVILEGES = {
     ("metacore_installations", S): set(metadata.tables["metacore_installations"].columns.keys())
     - {"secret_hash", "secret_enc"},
     ("metacore_installations", U): {"settings", "updated_at"},
+    ("metacore_requests", U): {"sealed_result"},
 }
 
 TABLE_QUESTION = """

@@ -58,7 +58,8 @@ KERNEL_GRANTS: Mapping[str, Grant] = {
     "metacore_schemas": READ,
     "metacore_epochs": Grant(select=ALL, update=ALL),
     "metacore_heartbeats": EVERYTHING,
-    "metacore_requests": Grant(select=ALL, insert=ALL),
+    # Who reads the secret of a new installation takes it out of the row.
+    "metacore_requests": Grant(select=ALL, insert=ALL, update=("sealed_result",)),
     "metacore_events": Grant(select=ALL, insert=ALL),
     # Without secret_hash and secret_enc: the kernel role has no use for them yet.
     "metacore_installations": Grant(select=INSTALLATION_COLUMNS, update=("settings", "updated_at")),
