@@ -113,7 +113,8 @@ class ImportService:
         self._registry = registry
         self._permissions = permissions
         self._validators = validators
-        self._custom_validators = dict(custom_validators or {})
+        # Not a copy: a host may register more of them later.
+        self._custom_validators = custom_validators if custom_validators is not None else {}
         self.limits = limits or ImportLimits()
 
     async def run(self, principal: Principal, name: str, content: bytes, filename: str) -> ImportReport:
@@ -143,7 +144,7 @@ class ImportService:
         shape = await self.open(principal, name)
         prepared, ignored = await asyncio.to_thread(self._prepare, shape, content, filename)
         organization: Mapping[str, Any] = {}
-        if rules_of(shape).organization_keys and self._validators is not None:
+        if rules_of(shape).organization_columns and self._validators is not None:
             organization = await self._validators(principal.organization_id)
         custom = Custom(self._custom_validators, organization)
         results: list[RowResult] = []
