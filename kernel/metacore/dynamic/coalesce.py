@@ -56,7 +56,7 @@ class Coalescer:
         self._max_items = max_items
         self._max_weight = max_weight
         self._slow_seconds = slow_seconds
-        self._lanes: dict[Hashable, _Lane[Any, Any]] = {}
+        self.lanes: dict[Hashable, _Lane[Any, Any]] = {}
         self._batches: set[asyncio.Task[None]] = set()
 
     async def submit(self, key: Hashable, item: Item, send: Send[Item, Result], *, weight: int = 0) -> Result:
@@ -65,10 +65,10 @@ class Coalescer:
         `send` must mean the same for everybody who uses the key; `weight` is the item's size in bytes. Cancelling the
         caller never cancels a statement that serves others.
         """
-        lane: _Lane[Item, Result] | None = self._lanes.get(key)
+        lane: _Lane[Item, Result] | None = self.lanes.get(key)
         if lane is not None:
             return await self._join(key, lane, item, send, weight)
-        lane = self._lanes[key] = _Lane()
+        lane = self.lanes[key] = _Lane()
         try:
             result = (await send((item,)))[0]
         finally:
@@ -79,9 +79,9 @@ class Coalescer:
 
     async def share(self, key: Hashable, send: Callable[[], Awaitable[Result]]) -> Result:
         """The result of `send`, run once for all who ask for `key` while none of theirs has been sent."""
-        lane: _Lane[None, Result] | None = self._lanes.get(key)
+        lane: _Lane[None, Result] | None = self.lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = _Lane()
+            lane = self.lanes[key] = _Lane()
             try:
                 return await send()
             finally:
@@ -114,7 +114,7 @@ class Coalescer:
         if lane.waiting:
             self._start(key, lane)
         elif lane.in_flight == 0:
-            del self._lanes[key]
+            del self.lanes[key]
             if lane.overlap is not None:
                 lane.overlap.cancel()
                 lane.overlap = None
