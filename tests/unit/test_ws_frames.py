@@ -49,6 +49,7 @@ class StuckTransport:
         self.written = 0
         self.sent = 0
         self.frames = 0
+        self.closing = False
 
     def write(self, data: bytes) -> None:
         self.written += len(data)
@@ -58,7 +59,7 @@ class StuckTransport:
         return self.written - self.sent
 
     def is_closing(self) -> bool:
-        return False
+        return self.closing
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
@@ -131,3 +132,16 @@ async def test_large_messages_are_bounded_by_bytes(stuck: tuple[BroadcastProtoco
         taken += 1
     assert taken == 4
     assert transport.get_write_buffer_size() < 2 * QUEUE_BYTES
+
+
+@pytest.mark.parametrize("why", ["close_sent", "closing"])
+async def test_nothing_is_written_to_a_connection_that_closes(
+    stuck: tuple[BroadcastProtocol, StuckTransport], why: str
+) -> None:
+    protocol, transport = stuck
+    if why == "closing":
+        transport.closing = True
+    else:
+        protocol.close_sent = True
+    assert protocol.push(Message("X", 1))
+    assert transport.frames == 0
