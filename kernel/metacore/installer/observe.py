@@ -16,7 +16,6 @@ from metacore.bundle.read import read_bundle
 from metacore.db.catalog import StoredColumn, StoredIndex, StoredTable, read_schema
 from metacore.errors import MetacoreError
 from metacore.installer import names
-from metacore.installer.preflight import KERNEL_TABLES
 from metacore.installer.sql_names import Names
 from metacore.installer.state import AddonRow, InstalledRow, OtherAddon, SchemaFacts, State
 from metacore.manifest.model import Capability, Requirement
@@ -184,7 +183,7 @@ async def _schema(
 ) -> dict[str, Any]:
     owner = await driver.fetchval("SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = $1", name)
     if owner is None:
-        return {"names": Names(reserved=KERNEL_TABLES, taken_functions=taken)}
+        return {"names": Names(taken_functions=taken)}
     tables = await read_schema(driver, name, probe_rows=True)
     granted = await driver.fetch(GRANTED, name, kernel_role) if kernel_role else []
     known: dict[str, set[str]] = {"view": set(), "type": set(), "function": set()}
@@ -200,7 +199,6 @@ async def _schema(
             views=known["view"],
             types=known["type"],
             functions=known["function"],
-            reserved=KERNEL_TABLES,
             taken_functions=taken,
         ),
     }

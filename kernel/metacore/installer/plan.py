@@ -7,17 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from metacore.bundle.read import Bundle
+from metacore.db.roles import KERNEL_ROLE, OWNER_ROLE
 from metacore.errors import Refused
 from metacore.installer import ddl, names
 from metacore.installer.ddl import Place
 from metacore.installer.plan_tables import Draft, Target, frame_of, physical_table, plan_tables
-from metacore.installer.sql_migrations import JudgedMigration
-from metacore.installer.state import State
+from metacore.installer.sql_migrations import JudgedMigration, judge
+from metacore.installer.sql_names import Names
+from metacore.installer.state import State, empty_state
 from metacore.installer.steps import Plan as Plan
 from metacore.installer.steps import Risk as Risk
 from metacore.installer.steps import RiskKind, SeedRows, StepKind
 from metacore.installer.steps import Step as Step
 from metacore.installer.tables import tenant_column
+from metacore.manifest.compatibility import check_kernel
 from metacore.manifest.model import Isolation, Manifest
 
 
@@ -208,3 +212,24 @@ def _plan_seeds(
                         organization_id=organization,
                     )
                 )
+
+
+def plan_for_empty(bundle: Bundle, organizations: Sequence[uuid.UUID]) -> Plan:
+    """What installing `bundle` into a PostgreSQL that holds nothing but `organizations` would do. No I/O.
+
+    Addons that it requires are taken as present. CPU-bound: off the event loop, please.
+
+    Raises:
+        MigrationRefused, Refused: it could not be installed anywhere.
+    """
+    manifest = bundle.manifest
+    check_kernel(manifest)
+    state = empty_state(
+        owner_role=OWNER_ROLE,
+        kernel_role=KERNEL_ROLE,
+        addon_role=names.role_name("metacore", manifest.key),
+        organizations=frozenset(organizations),
+    )
+    judged = judge(bundle.migrations, Names())
+    targets = targets_of(manifest, organizations, state.dialect)
+    return build_plan(bundle, {target.schema: judged for target in targets if judged}, state, organizations)

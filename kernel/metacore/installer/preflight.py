@@ -8,13 +8,11 @@ from collections.abc import Collection, Sequence
 from metacore.errors import Conflict, KeyOwned, MigrationRefused, ModelConflict, NotFound, Problem, Refused
 from metacore.installer.plan import targets_of
 from metacore.installer.sql_migrations import Migration
+from metacore.installer.sql_names import KERNEL_TABLES
 from metacore.installer.state import SchemaFacts, State
 from metacore.manifest.compatibility import check_kernel, satisfies
 from metacore.manifest.model import Isolation, Manifest
 from metacore.manifest.ranges import parse_version
-from metacore.orm.tables import metadata
-
-KERNEL_TABLES = frozenset(metadata.tables)
 
 
 def check(

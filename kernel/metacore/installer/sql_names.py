@@ -7,12 +7,15 @@ from typing import Any, TypeAlias
 
 from pglast import ast
 
+from metacore.orm.tables import metadata
+
 Tree: TypeAlias = Any
 """A node of the parse tree. pglast types every attribute as optional; which ones are there is the grammar's promise."""
 
 KEPT_COLUMNS = frozenset({"id", "organization_id"})
 """Columns that hold a row's identity and its tenant: a migration may make them, never drop, rename or retype them."""
 
+KERNEL_TABLES = frozenset(metadata.tables)
 RESERVED_PREFIXES = ("pg_", "metacore_", "mx_")
 MAX_NAME_BYTES = 63
 
@@ -43,7 +46,7 @@ class Names:
     views: set[str] = field(default_factory=set)
     types: set[str] = field(default_factory=set)
     functions: set[str] = field(default_factory=set)
-    reserved: frozenset[str] = frozenset()
+    reserved: frozenset[str] = KERNEL_TABLES
     taken_functions: frozenset[str] = frozenset()
 
     def copy(self) -> Names:
