@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.manifests import v2
 
 from metacore.bundle.keyfile import read_private_key
 from metacore.bundle.read import read_bundle
+from metacore.cli.commands import LAZY
 
 COMMAND = Path(sys.executable).with_name("metacore")
 OURS = ("MARKETPLACE_PUBKEY", "MARKETPLACE_PUBKEYS", "ALLOW_UNSIGNED_BUNDLES", "PYTHONIOENCODING", "NO_COLOR")
@@ -271,6 +273,13 @@ def test_version_and_help(run: Run) -> None:
     assert shown.returncode == 0
     assert all(word in shown.stdout for word in ("bundle", "keys", "Exit codes"))
     assert "sign" in run("bundle", "--help").stdout
+
+
+@pytest.mark.parametrize("name", [name for name, (module, _, _) in LAZY.items() if find_spec(module) is not None])
+def test_every_command_of_the_table_is_there(run: Run, name: str) -> None:
+    shown = run(name, "--help")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert f"Usage: metacore {name}" in shown.stdout
 
 
 def test_help_loads_no_room(tmp_path: Path) -> None:

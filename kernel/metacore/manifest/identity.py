@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from metacore.errors import InvalidInput
@@ -78,7 +79,7 @@ def read_requirements(node: Node, own_key: str) -> tuple[Requirement, ...]:
     for path, item in node.members("requires"):
         if isinstance(item, str):
             inner = Node({"key": item}, path, node.report)
-        elif isinstance(item, dict):
+        elif isinstance(item, Mapping):
             inner = Node(item, path, node.report)
         else:
             node.report.refuse(path, "type", f"must be a requirement, not {kind_of(item)}")
@@ -118,7 +119,7 @@ def read_permissions(node: Node) -> tuple[str, ...]:
     for path, item in node.members("permissions"):
         if isinstance(item, str):
             name = item
-        elif isinstance(item, dict):
+        elif isinstance(item, Mapping):
             inner = Node(item, path, node.report)
             name = inner.text("key") or inner.text("name") or _model_scope(inner)
             if not name:
@@ -156,7 +157,7 @@ def _model_scope(node: Node) -> str:
 
 
 def _author(node: Node) -> str:
-    if isinstance(node.value.get("author"), dict):
+    if isinstance(node.value.get("author"), Mapping):
         inner = node.node("author")
         return inner.text("name") if inner is not None else ""
     return node.text("author")

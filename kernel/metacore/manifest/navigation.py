@@ -21,7 +21,6 @@ def read_navigation(node: Node, scope: Scope) -> tuple[NavigationGroup, ...]:
             target=inner.text("target"),
             items=_items(inner, scope, 1),
         )
-        inner.know("condition")
         inner.warn_unknown()
         found.append(group)
     return tuple(found)
@@ -40,7 +39,6 @@ def _items(node: Node, scope: Scope, level: int) -> tuple[NavigationItem, ...]:
             inner.refuse("group_by", "is required for a kanban", "required")
         if model is not None and group_by:
             model.need_column(inner, "group_by", group_by)
-        inner.know("condition", "requires", "requires_capabilities")
         found.append(
             NavigationItem(
                 title=inner.text("title", required=True),

@@ -173,7 +173,6 @@ def read_foreign_keys(model: Outline, scope: Scope) -> tuple[ForeignKey, ...]:
     "table(column)", on_delete}`; one column each."""
     found: list[ForeignKey] = []
     for node in model.node.nodes("foreign_keys"):
-        node.know("name")
         column = _single(node, "columns", "column")
         reference = node.raw("references")
         if isinstance(reference, Mapping):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from metacore.manifest import names
-from metacore.manifest.columns import read_options
+from metacore.manifest.columns import MAX_REGEX, read_options
 from metacore.manifest.model import Setting
 from metacore.manifest.walk import Node, refuse_repeats, shown
 
@@ -36,7 +37,6 @@ def read_settings(root: Node, key: str = "settings") -> tuple[Setting, ...]:
         kind = node.text("type", "string", pattern=names.NAME, form=names.NAME_FORM)
         word = "default_value" if node.has("default_value") else "default"
         node.know("default_value", "default")
-        validation = node.raw("validation")
         setting = Setting(
             key=name,
             label=node.text("label"),
@@ -46,18 +46,29 @@ def read_settings(root: Node, key: str = "settings") -> tuple[Setting, ...]:
             secret=node.flag("secret") or kind in SECRET_TYPES,
             required=node.flag("required"),
             description=node.text("description"),
-            validation=validation if isinstance(validation, str) else "",
+            validation=_validation(node),
         )
         _check_default(node, word, setting)
         if kind in CHOICE_TYPES and not setting.options:
             node.refuse("options", f"is required for a {kind}", "required")
         if setting.secret and setting.default_value not in (None, ""):
             node.refuse(word, "a secret has no default: everybody could read it in the bundle", "secret")
-        node.know("placeholder", "help", "order", "group", "ui")
         node.warn_unknown()
         found.append((setting, node))
     refuse_repeats([(setting.key, node) for setting, node in found], "key", "setting")
     return tuple(setting for setting, _ in found)
+
+
+def _validation(node: Node) -> str:
+    """A rule as text; the object form of columns gives its regex."""
+    if not isinstance(node.value.get("validation"), Mapping):
+        return node.text("validation", limit=MAX_REGEX)
+    inner = node.node("validation")
+    if inner is None:
+        return ""
+    regex = inner.text("regex", limit=MAX_REGEX)
+    inner.warn_unknown()
+    return regex
 
 
 def _check_default(node: Node, word: str, setting: Setting) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from metacore.manifest import translations
@@ -101,6 +102,6 @@ def _hooks(root: Node, scope: Scope) -> dict[str, Any]:
         if isinstance(value, str):
             if problem := url_problem(value):
                 node.refuse(name, problem, "url")
-        elif not isinstance(value, dict | list):
+        elif not isinstance(value, Mapping | list | tuple):
             node.refuse(name, f"must be a URL or a path, not {kind_of(value)}", "type")
     return dict(node.value)

@@ -165,7 +165,6 @@ def _contributions(node: Node, scope: Scope) -> dict[str, Any]:
                 holder.warn("model", f"{shown(model)} is not a model of this manifest", "unknown_model")
         refuse_repeats(named, "key", part)
     node.nodes("slots")
-    node.know("public_routes", "config")
     return dict(node.value)
 
 
