@@ -97,9 +97,11 @@ async def client_of(data: Path, login: dict[str, str] | None = None) -> AsyncIte
 async def eventually(look: Callable[[], Any], good: Callable[[Any], bool]) -> Any:
     """Ask until the answer is good."""
     async with asyncio.timeout(PATIENCE):
-        while not good(found := await look()):
+        while True:
+            found = await look()
+            if good(found):
+                return found
             await asyncio.sleep(0.05)
-    return found
 
 
 def descendants(process_id: int) -> set[int]:

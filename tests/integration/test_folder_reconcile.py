@@ -1,0 +1,366 @@
+"""Addons declared in a folder, end to end: real bundles, PostgreSQL, installer, and what kernels load."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.factories import make_organization, make_user, principal
+from tests.folder_world import FolderWorld
+from tests.tickets import TICKETS, make_bundle, signed, tickets_manifest
+
+from metacore.db.database import Database
+from metacore.ids import OrganizationId
+from metacore.installer import requests
+from metacore_operator.outcomes import Reason
+
+COLUMN = {"name": "escalated", "type": "bool", "default": False}
+MORE_COLUMNS = [
+    {**model, "columns": [*model["columns"], COLUMN]} if model["key"] == "Ticket" else model
+    for model in TICKETS["models"]
+]
+ASKS_MORE = [*TICKETS["capabilities"], {"kind": "http:fetch", "target": "api.example.com", "reason": "rates"}]
+
+
+@pytest.fixture
+async def world(tmp_path: Path, owner_db: Database, kernel_db: Database) -> AsyncIterator[FolderWorld]:
+    made = FolderWorld(tmp_path, owner_db, kernel_db)
+    async with made.kernel():
+        yield made
+
+
+@pytest.fixture
+async def acme(owner_db: Database) -> OrganizationId:
+    return await make_organization(owner_db, "Acme")
+
+
+async def test_a_declared_addon_is_installed_and_served(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare(settings={"greeting": "hello"})
+
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+
+        assert world.served(acme) == "1.0.0"
+        status = world.status()
+        assert (status.phase, status.version, status.observed_generation) == ("Ready", "1.0.0", 1)
+        assert (status.organizations.installed, status.kernels.acknowledged) == (1, 1)
+        assert status.observed_mode == "shadow"
+    stored = await world.owner.postgres.fetchval("SELECT settings FROM metacore_installations")
+    assert json.loads(stored) == {"greeting": "hello"}
+    kept = json.loads((world.data / "addons" / "tickets.status.json").read_text())
+    assert kept["status"]["digest"] == status.digest
+
+
+async def test_an_upgrade_keeps_rows_and_needs_no_restart(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        await world.add_ticket(acme, "old")
+
+        world.bundle("v2.tar.gz", version="1.1.0", models=MORE_COLUMNS)
+        world.declare(source={"path": "v2.tar.gz"})
+        await world.until(Reason.INSTALLED, words="replaced 1.0.0")
+        while world.condition("Ready") != ("True", "Succeeded"):
+            await world.until(Reason.SUCCEEDED)
+
+        assert world.served(acme) == "1.1.0"
+        assert await world.titles(acme) == ["old"]
+        assert "escalated" in await world.columns("tickets")
+        assert [entry.version for entry in world.status().history] == ["1.1.0", "1.0.0"]
+        assert world.status().observed_generation == 2
+
+
+async def test_a_bundle_replaced_in_place_is_noticed(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        world.bundle("tickets.tar.gz", version="1.0.1")
+        await world.until(Reason.INSTALLED, words="version 1.0.1")
+
+
+async def test_a_flipped_byte_is_refused_while_the_old_version_serves_on(
+    world: FolderWorld, acme: OrganizationId
+) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        world.bundle("v2.tar.gz", version="1.1.0", models=MORE_COLUMNS)
+        world.flip_a_byte("v2.tar.gz")
+        world.declare(source={"path": "v2.tar.gz"})
+
+        message = await world.until(Reason.SIGNATURE_REFUSED)
+
+        assert "v2.tar.gz: the signature is for digest" in message
+        assert world.condition("Stalled") == ("True", "SignatureRefused")
+        assert world.condition("Served")[0] == "True"
+        assert world.served(acme) == "1.0.0"
+        assert "escalated" not in await world.columns("tickets")
+
+        world.bundle("v2.tar.gz", version="1.1.0", models=MORE_COLUMNS)
+        await world.until(Reason.INSTALLED, words="replaced 1.0.0")
+
+
+async def test_one_bad_addon_leaves_the_others_serving(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    world.bundle("notes.tar.gz", key="notes", models=[], settings=[], capabilities=[])
+    world.flip_a_byte("notes.tar.gz")
+    world.declare("notes")
+    (world.root / "broken.yaml").write_text("metadata: [")
+    world.declare("gone")
+
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        assert world.served(acme) == "1.0.0"
+        assert world.status("gone").conditions[0].reason in ("SourceUnavailable", "Progressing")
+        problems = json.loads((world.data / "addons" / "problems.json").read_text())
+        assert [problem["place"] for problem in problems] == ["broken.yaml"]
+    assert world.condition("Stalled", "notes")[1] in ("SignatureRefused", "BundleInvalid")
+
+
+async def test_yaml_that_breaks_is_told_and_what_it_declared_stays(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+
+        world.declare(enabledd=False)
+        message = await world.until(Reason.SPEC_INVALID)
+        assert message == "tickets.yaml, document 1: spec.enabledd: unknown key"
+        assert world.condition("Stalled") == ("True", "SpecInvalid")
+        assert world.served(acme) == "1.0.0"
+
+        world.declare()
+        await world.until(Reason.SUCCEEDED)
+
+
+@pytest.mark.parametrize(("policy", "left"), [("Retain", {"title", "status"}), ("Drop", set())])
+async def test_removing_the_yaml_applies_its_deletion_policy(
+    world: FolderWorld, acme: OrganizationId, policy: str, left: set[str]
+) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare(deletionPolicy=policy)
+    async with world.reconciling() as runner:
+        await world.until(Reason.SUCCEEDED)
+        await world.add_ticket(acme, "kept?")
+
+        (world.root / "tickets.yaml").unlink()
+        await world.until(Reason.REMOVED)
+
+        assert runner.status("default/tickets") is None
+        assert not (world.data / "addons" / "tickets.status.json").exists()
+        assert await world.columns("tickets") & {"title", "status"} == left
+        assert await world.owner.postgres.fetchval("SELECT count(*) FROM metacore_installations") == 0
+
+        world.declare()
+        await world.until(Reason.SUCCEEDED)
+        assert await world.titles(acme) == (["kept?"] if left else [])
+
+
+async def test_a_yaml_removed_while_nothing_ran_is_removed_at_the_next_start(
+    world: FolderWorld, acme: OrganizationId
+) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare(deletionPolicy="Drop")
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+    (world.root / "tickets.yaml").unlink()
+
+    async with world.reconciling():
+        await world.until(Reason.REMOVED)
+
+    assert await world.columns("tickets") == set()
+
+
+async def test_a_file_renamed_by_an_editor_deletes_nothing(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare(deletionPolicy="Drop")
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        await world.add_ticket(acme, "precious")
+
+        (world.root / "tickets.yaml").rename(world.root / "support.yaml")
+        world.declare(file="support.yaml", deletionPolicy="Drop", mode="enforce")
+        (world.root / "tickets.yaml").unlink(missing_ok=True)
+        world.bundle("tickets.tar.gz", version="1.0.1")
+        await world.until(Reason.INSTALLED, words="version 1.0.1")
+
+        assert await world.titles(acme) == ["precious"]
+
+
+async def test_an_upgrade_that_asks_for_more_waits_until_it_is_listed(world: FolderWorld, acme: OrganizationId) -> None:
+    listed = [{"kind": "event:emit", "target": "tickets.*"}]
+    world.bundle("tickets.tar.gz")
+    world.declare(capabilities={"accept": "Listed", "list": listed})
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+
+        world.bundle("tickets.tar.gz", version="1.1.0", capabilities=ASKS_MORE)
+        message = await world.until(Reason.CAPABILITIES_PENDING)
+
+        assert "http:fetch api.example.com" in message and "version 1.0.0 serves on" in message
+        assert world.condition("CapabilitiesAccepted") == ("False", "CapabilitiesPending")
+        assert world.served(acme) == "1.0.0"
+
+        more = [*listed, {"kind": "http:fetch", "target": "*.example.com"}]
+        world.declare(capabilities={"accept": "Listed", "list": more})
+        await world.until(Reason.INSTALLED, words="version 1.1.0")
+    grants = json.loads(await world.owner.postgres.fetchval("SELECT grants FROM metacore_addons"))
+    assert [grant["target"] for grant in grants] == ["tickets.*", "api.example.com"]
+
+
+async def test_a_new_organization_gets_it_and_one_that_is_not_meant_does_not(
+    world: FolderWorld, acme: OrganizationId
+) -> None:
+    selector = {"matchExpressions": [{"key": "name", "operator": "NotIn", "values": ["Initech"]}]}
+    world.bundle("tickets.tar.gz")
+    world.declare(organizations={"selector": selector})
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        loaded = world.registry.snapshot.revision
+
+        globex = await make_organization(world.owner, "Globex")
+        initech = await make_organization(world.owner, "Initech")
+        await rises(world, loaded)
+
+        assert world.served(globex) == "1.0.0"
+        assert world.served(initech) == ""
+
+
+async def rises(world: FolderWorld, revision: int) -> None:
+    """Wait until a kernel serves a later revision; it says so itself."""
+    changed = asyncio.Event()
+    world.registry.on_change(lambda snapshot: changed.set() if snapshot.revision > revision else None)
+    if world.registry.snapshot.revision <= revision:
+        async with asyncio.timeout(60):
+            await changed.wait()
+
+
+async def test_without_kernels_nothing_is_ready_until_one_comes(
+    tmp_path: Path, owner_db: Database, kernel_db: Database, acme: OrganizationId
+) -> None:
+    world = FolderWorld(tmp_path, owner_db, kernel_db)
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.NO_KERNELS)
+        assert world.condition("Installed")[0] == "True"
+        assert world.condition("Ready") == ("False", "NoKernels")
+        async with world.kernel():
+            await world.until(Reason.SUCCEEDED)
+
+
+async def test_switching_off_and_on_by_the_spec(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        world.declare(enabled=False)
+        await world.until(Reason.DISABLED)
+        statuses = await world.owner.postgres.fetch("SELECT status FROM metacore_installations")
+        assert [row["status"] for row in statuses] == ["disabled"]
+        world.declare(enabled=True)
+        await world.until(Reason.INSTALLED)
+        statuses = await world.owner.postgres.fetch("SELECT status FROM metacore_installations")
+        assert [row["status"] for row in statuses] == ["enabled"]
+
+
+async def test_a_column_dropped_by_hand_is_put_back(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        loaded = world.registry.snapshot.revision
+        await world.owner.postgres.execute("ALTER TABLE addon_tickets.tickets DROP COLUMN amount")
+        world.declare(mode="enforce")
+        await rises(world, loaded)
+
+        assert "amount" in await world.columns("tickets")
+
+
+async def test_trust_that_is_withdrawn_fences_what_is_installed(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    trusted = world.keys.read_text()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+
+        world.keys.write_text("# nobody\n")
+        await world.until(Reason.SIGNATURE_REFUSED)
+        assert await world.owner.postgres.fetchval("SELECT fenced_reason FROM metacore_addons") == "no_trusted_keys"
+
+        world.keys.write_text(trusted)
+        await world.until(Reason.SUCCEEDED)
+        assert await world.owner.postgres.fetchval("SELECT fenced_reason FROM metacore_addons") == ""
+
+
+async def test_a_migration_that_takes_data_away_needs_a_waiver(world: FolderWorld, acme: OrganizationId) -> None:
+    first = {"0001_extra.sql": "CREATE TABLE extra (id uuid, organization_id uuid NOT NULL, note text);"}
+    second = {**first, "0002_less.sql": "ALTER TABLE extra DROP COLUMN note;"}
+    world.bundle("tickets.tar.gz", migrations=first)
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        world.bundle("tickets.tar.gz", version="1.1.0", migrations=second)
+        message = await world.until(Reason.DATA_AT_RISK)
+        assert "drops column extra.note" in message
+        assert "note" in await world.columns("extra")
+
+        world.declare(preflight={"waivers": ["data_loss@1.1.0"]})
+        await world.until(Reason.INSTALLED, words="version 1.1.0")
+        assert "note" not in await world.columns("extra")
+
+
+async def test_going_back_needs_a_waiver(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz", version="1.1.0")
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        world.bundle("tickets.tar.gz", version="1.0.0")
+        assert "downgrade@1.0.0" in await world.until(Reason.PLAN_REFUSED)
+        world.declare(preflight={"waivers": ["downgrade@1.0.0"]})
+        await world.until(Reason.INSTALLED, words="version 1.0.0")
+
+
+async def test_two_addons_with_one_key_the_first_keeps_it(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        world.declare("usurper", key="tickets", source={"path": "tickets.tar.gz"}, deletionPolicy="Drop")
+        await world.until(Reason.KEY_OWNED, "usurper")
+
+        (world.root / "usurper.yaml").unlink()
+        await world.until(Reason.REMOVED, "usurper")
+        assert world.served(acme) == "1.0.0"
+
+
+async def test_wishes_of_tenants_are_executed_beside_the_declared_addons(
+    world: FolderWorld, acme: OrganizationId, kernel_db: Database
+) -> None:
+    caller = principal(acme, await make_user(world.owner, acme))
+    content, signature = signed(make_bundle(tickets_manifest()))
+    async with world.reconciling():
+        request = await requests.submit(kernel_db, caller, "install", "tickets", bundle=content, signature=signature)
+        outcome = await requests.wait(kernel_db, acme, request, 60)
+        await rises(world, 0)
+
+    assert outcome.status == "done", outcome
+    assert world.served(acme) == "1.0.0"
+
+
+async def test_a_stop_in_the_middle_of_it_all_is_clean(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling():
+        pass
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+    assert world.served(acme) == "1.0.0"
