@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import weakref
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,6 @@ from metacore.bundle.read import digest_of, read_bundle
 from metacore.db.database import Database
 from metacore.errors import NotFound, Unavailable
 
-FRONTEND = "frontend"
 PRIVATE = 0o700
 CONTENT_TYPES = {
     ".js": "text/javascript; charset=utf-8",
@@ -52,6 +52,7 @@ class FrontendStore:
         self._database = database
         self._cache_dir = cache_dir
         self._root: Path | None = None
+        self._removal: weakref.finalize[[Path, bool], FrontendStore] | None = None
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def read(self, digest: str, path: str) -> FrontendFile:
@@ -67,10 +68,11 @@ class FrontendStore:
         return await asyncio.to_thread(_read_file, folder, parts)
 
     def close(self) -> None:
-        """Remove the temporary folder; a given cache stays for the next start."""
-        root, self._root = self._root, None
-        if root is not None and not self._cache_dir:
-            shutil.rmtree(root, ignore_errors=True)
+        """Remove the temporary folder now; it goes with the store or the process anyway. A given cache stays for the
+        next start."""
+        self._root = None
+        if self._removal is not None:
+            self._removal()
 
     async def _folder(self, digest: str) -> Path:
         if not _DIGEST.fullmatch(digest):
@@ -99,6 +101,8 @@ class FrontendStore:
             if facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
                 raise Unavailable(f"the cache folder {root} can be written by others; make it private (chmod 700)")
             self._root = root
+            if not self._cache_dir:
+                self._removal = weakref.finalize(self, shutil.rmtree, root, True)
         return self._root
 
 
@@ -109,7 +113,7 @@ def _unpack(content: bytes, digest: str, folder: Path) -> None:
     fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{digest[:12]}-"))
     try:
         for path, data in read_bundle(content).frontend.items():
-            target = fresh / path.removeprefix(f"{FRONTEND}/")
+            target = fresh / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
         try:
@@ -124,9 +128,14 @@ def _unpack(content: bytes, digest: str, folder: Path) -> None:
 
 def _read_file(folder: Path, parts: tuple[str, ...]) -> FrontendFile:
     target = folder.joinpath(*parts)
-    if not target.is_file() or not target.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = target.is_file() and target.resolve().is_relative_to(folder.resolve())
+        content = target.read_bytes() if inside else None
+    except OSError:
+        # A name longer than the file system takes.
+        content = None
+    if content is None:
         raise NotFound("no such frontend file", code="unknown_file")
-    content = target.read_bytes()
     suffix = target.suffix.lower()
     guessed = CONTENT_TYPES.get(suffix) or mimetypes.guess_type(target.name)[0] or "application/octet-stream"
     return FrontendFile(

@@ -98,14 +98,10 @@ class Heartbeat:
         self._written_at = time.monotonic()
         for callback in self._callbacks:
             callback(epochs)
-        if revision != self._loader.revision or self._loader.unloaded:
-            await self._loader.seen(int(revision))
-            # What was loaded just now is told at once: the reconciler waits for it.
-            async with asyncio.timeout(WRITE_SECONDS), self._database.transaction(None) as connection:
-                await self._write(connection)
+        self._loader.seen(int(revision))
 
     async def told(self) -> None:
-        """Write the row now, because what this process serves has changed."""
+        """Write the row now, because what this process serves has changed: the reconciler waits for it."""
         await self._try_to_beat()
 
     async def _run(self) -> None:

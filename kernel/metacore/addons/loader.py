@@ -53,6 +53,8 @@ class Loader:
         self._wanted = asyncio.Event()
         self._lock = asyncio.Lock()
         self._loaded: list[Callable[[], Awaitable[None]]] = []
+        self._loads = 0
+        self._passing = False
         self._task: asyncio.Task[None] | None = None
         if listener is not None:
             listener.subscribe(channels.REGISTRY, lambda _payload: self._wanted.set())
@@ -64,9 +66,9 @@ class Loader:
         return self._registry.snapshot.revision
 
     @property
-    def unloaded(self) -> bool:
-        """Whether nothing could be loaded yet."""
-        return not self._registry.loaded
+    def unsettled(self) -> bool:
+        """Whether trying again may help: nothing could be loaded yet, or an addon failed for a reason that passes."""
+        return self._passing or not self._registry.loaded
 
     def status(self) -> dict[str, dict[str, str]]:
         """Per addon key what is loaded here: `{"digest": …, "error": ''}`; `error` says why it is quarantined."""
@@ -75,7 +77,7 @@ class Loader:
         }
 
     def on_loaded(self, callback: Callable[[], Awaitable[None]]) -> None:
-        """Await `callback` after a notification led to another picture."""
+        """Await `callback` whenever another picture is served than before."""
         self._loaded.append(callback)
 
     async def start(self) -> None:
@@ -89,23 +91,26 @@ class Loader:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def seen(self, revision: int) -> None:
-        """A heartbeat read `revision`: load when it is not the one that is served."""
-        if revision != self.revision or not self._registry.loaded:
-            await self._try_to_load()
+    def seen(self, revision: int) -> None:
+        """A heartbeat read `revision`: load soon when it is not the one that is served. Does not wait for it."""
+        if revision != self.revision or self.unsettled:
+            self._wanted.set()
 
     async def load(self) -> int:
         """Read the database and serve what it says, at once. Returns the revision."""
         async with self._lock:
             picture = await read_picture(self._database)
-            if self._registry.loaded and picture.revision == self.revision:
+            if picture.revision == self.revision and not self.unsettled:
                 return picture.revision
+            self._passing = False
             addons: dict[str, LiveAddon] = {}
             for row in picture.addons:
                 addons[row.key] = await self._live(row, picture)
             addons = self._without_conflicts(addons)
             self._known = {key: known for key, known in self._known.items() if key in addons}
-            self._manifests = {addon.digest: addon.manifest for addon in addons.values()}
+            digests = {addon.digest for addon in addons.values()}
+            self._manifests = {digest: manifest for digest, manifest in self._manifests.items() if digest in digests}
+            self._loads += 1
             self._registry.replace(picture.revision, addons, _installed(picture))
         self._count(addons)
         log.info("registry.loaded", revision=picture.revision, addons=len(addons))
@@ -115,11 +120,17 @@ class Loader:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            before = self.revision
+            before = self._loads
             await self._try_to_load()
-            if self.revision != before:
-                for callback in self._loaded:
-                    await callback()
+            if self._loads != before:
+                await self._tell()
+
+    async def _tell(self) -> None:
+        for callback in self._loaded:
+            try:
+                await callback()
+            except Exception:
+                log.exception("registry.callback_failed")
 
     async def _try_to_load(self) -> None:
         try:
@@ -140,6 +151,7 @@ class Loader:
             addon = self._quarantined(row, error.message)
         except Exception as error:
             log.exception("addon.load_failed", addon=row.key)
+            self._passing = True
             addon = self._quarantined(row, f"could not be loaded: {type(error).__name__}")
         if addon.error:
             log.error("addon.quarantined", addon=row.key, digest=row.digest, reason=addon.error)
@@ -181,6 +193,8 @@ class Loader:
         bundle = await asyncio.to_thread(check)
         if bundle.manifest.key != row.key:
             raise MetacoreError(f"the stored bundle is of addon {bundle.manifest.key!r}")
+        # Kept only from here on: what stands in for the manifest of a quarantined addon must never be taken for it.
+        self._manifests[row.digest] = bundle.manifest
         return bundle
 
     def _quarantined(self, row: AddonRow, reason: str) -> LiveAddon:
