@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.manifests import V2, V3, Json, found, v2, v3
+from tests.manifests import V2, V3, Json, found, problems, v2, v2_model, v3
 
 from metacore.errors import ManifestInvalid
 from metacore.manifest.read import inspect_manifest, parse_manifest
-from metacore.manifest.walk import MAX_PROBLEMS
+from metacore.manifest.scope import MAX_COLUMNS
+from metacore.manifest.walk import ARRAY_LIMIT, MAX_PROBLEMS
 
 
 def test_all_problems_come_at_once_with_their_paths() -> None:
@@ -37,7 +38,18 @@ def test_all_problems_come_at_once_with_their_paths() -> None:
 
 
 def test_a_flood_of_problems_is_cut() -> None:
-    assert len(found(v2(model_definitions=[7] * 20_000))) == MAX_PROBLEMS
+    assert len(found(v2(model_definitions=[7] * ARRAY_LIMIT))) == MAX_PROBLEMS
+
+
+def test_arrays_and_tables_have_a_largest_size() -> None:
+    long = [{"name": f"c{number}", "type": "int"} for number in range(MAX_COLUMNS + 1)]
+    assert problems(v2_model(columns=long)) == [("manifest.model_definitions[0].columns", "too_large")]
+    assert problems(v2(permissions=["a"] * (ARRAY_LIMIT + 1))) == [("manifest.permissions", "too_large")]
+
+
+def test_a_path_shows_the_start_of_an_endless_key() -> None:
+    manifest = v2(hooks={"k" * 100_000: 5, "ö" * 100_000: 5})
+    assert all(len(problem.field) < 120 for problem in found(manifest))
 
 
 def test_one_mistake_is_one_problem() -> None:

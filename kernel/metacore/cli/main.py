@@ -32,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         build_command().main(args=None if arguments is None else list(arguments), prog_name="metacore")
     except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else DONE if exit_.code is None else REFUSED
+        if exit_.code is None or isinstance(exit_.code, int):
+            return exit_.code or DONE
+        print(exit_.code, file=sys.stderr)
+        return REFUSED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

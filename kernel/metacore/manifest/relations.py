@@ -172,6 +172,7 @@ def read_foreign_keys(model: Outline, scope: Scope) -> tuple[ForeignKey, ...]:
     """Foreign keys: `{columns, references{model, columns}, policy, on_delete}`, or short `{column, references
     "table(column)", on_delete}`; one column each."""
     found: list[ForeignKey] = []
+    required = {item.name for _, item in model.declared if item.required}
     for node in model.node.nodes("foreign_keys"):
         column = _single(node, "columns", "column")
         reference = node.raw("references")
@@ -192,7 +193,7 @@ def read_foreign_keys(model: Outline, scope: Scope) -> tuple[ForeignKey, ...]:
         on_delete = ON_DELETE[node.text("on_delete", "no action", choices=ON_DELETE).lower()]
         model.need_column(node, "columns" if node.has("columns") else "column", column)
         table, addon = _resolve(node, target, target_column, scope, physical)
-        if on_delete == "set null" and any(item.required for _, item in model.declared if item.name == column):
+        if on_delete == "set null" and column in required:
             node.refuse("on_delete", f"set null cannot be: {shown(column)} is required", "on_delete")
         found.append(
             ForeignKey(

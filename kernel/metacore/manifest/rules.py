@@ -15,8 +15,6 @@ from metacore.manifest.scope import NUMERIC, Outline
 from metacore.manifest.values import value_problem
 from metacore.manifest.walk import Node, join, refuse_repeats, shown
 
-MAX_SEED_ROWS = 5_000
-ORDERED = NUMERIC | {ColumnType.DATE, ColumnType.TIMESTAMP}
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _SEQ = re.compile(r"\{seq(:0?[1-9]\d?)?\}")
 
@@ -24,12 +22,12 @@ _SEQ = re.compile(r"\{seq(:0?[1-9]\d?)?\}")
 def check_columns(model: Outline, sequences: tuple[Sequence, ...], sections: frozenset[str]) -> None:
     """Rules of columns that look at their siblings."""
     by_key = {sequence.key: sequence for sequence in sequences}
+    computed = {item.name for _, item in model.declared if item.generated}
     for node, column in model.declared:
         for index, constraint in enumerate(column.constraints):
             _check_constraint(node, join(join(node.path, "constraints"), index), constraint.expr, model)
         if column.generated:
             found = _parse(node, "generated", column.generated, model, column.name)
-            computed = {item.name for _, item in model.declared if item.generated}
             if found is not None and (others := sorted(found.columns & computed)):
                 node.refuse("generated", f"{shown(others[0])} is a generated column itself", "generated")
             if column.type not in NUMERIC:
@@ -48,6 +46,7 @@ def read_formulas(model: Outline, backend: Backend | None) -> tuple[Formula, ...
     """The formulas in an order in which each finds what it needs computed already."""
     found: dict[str, tuple[Formula, frozenset[str], Node]] = {}
     handled: list[Formula] = []
+    targets: set[str] = set()
     for node in model.node.nodes("formulas"):
         target = node.text("target", required=True)
         expr, handler = node.text("expr"), node.text("handler")
@@ -55,15 +54,16 @@ def read_formulas(model: Outline, backend: Backend | None) -> tuple[Formula, ...
         node.warn_unknown()
         if model.need_column(node, "target", target) and target in names.KERNEL_COLUMNS:
             node.refuse("target", f"{shown(target)} is the kernel's own column", "reserved")
-        if target in found or any(formula.target == target for formula in handled):
+        if target in targets:
             node.refuse("target", f"{shown(target)} has a formula already", "duplicate")
             continue
+        targets.add(target)
         if tier == 3:
             if expr:
                 node.refuse("expr", "is not allowed in tier 3, which has a handler", "formula")
             if not handler:
                 node.refuse("handler", "is required in tier 3", "required")
-            else:
+            elif not handler.startswith("compiled:"):
                 need_export(node, "handler", handler, backend)
             handled.append(Formula(target=target, tier=tier, handler=handler))
             continue
@@ -103,10 +103,8 @@ def read_seed(model: Outline, provided: frozenset[str]) -> Seed | None:
     key = node.text("key", required=True)
     if model.need_column(node, "key", key) and key in names.KERNEL_COLUMNS:
         node.refuse("key", f"{shown(key)} is the kernel's own column; name a declared one", "reserved")
-    columns = {column.name: column for _, column in model.declared}
+    columns = model.columns
     rows = node.nodes("rows")
-    if len(rows) > MAX_SEED_ROWS:
-        node.refuse("rows", f"holds more than {MAX_SEED_ROWS} rows", "too_large")
     seen: dict[Any, str] = {}
     for row in rows:
         _check_row(row, columns, model, provided)
@@ -137,9 +135,8 @@ def _check_row(row: Node, columns: Mapping[str, Column], model: Outline, provide
 def _check_constraint(node: Node, path: str, expr: str, model: Outline) -> None:
     if not expr:
         return
-    comparable = frozenset(name for name, kind in model.types.items() if kind in ORDERED)
     try:
-        found = parse_expression(expr, comparable, comparison=True)
+        found = parse_expression(expr, model.ordered, comparison=True)
         if not found.columns <= model.numeric and not _two_columns(found):
             raise InvalidInput("a date can only be compared with another column, as it is", code="expression")
     except InvalidInput as error:

@@ -11,11 +11,16 @@ from metacore.manifest.model import Column, ColumnType
 from metacore.manifest.walk import Node, refuse_repeats, shown
 
 NUMERIC = frozenset({ColumnType.INT, ColumnType.BIGINT, ColumnType.DECIMAL})
+ORDERED = NUMERIC | {ColumnType.DATE, ColumnType.TIMESTAMP}
+
+MAX_COLUMNS = 1_500
+"""A table of PostgreSQL holds 1600, and the kernel adds its own."""
 
 
 @dataclass(slots=True)
 class Outline:
-    """One model's names and columns. `declared` pairs every column with its place; `types` has the kernel's, too."""
+    """One model's names and columns. `declared` pairs every column with its place; `types` has the kernel's, too.
+    `numeric` columns can be computed with, `ordered` ones also compared."""
 
     node: Node
     key: str
@@ -23,14 +28,17 @@ class Outline:
     declared: list[tuple[Node, Column]] = field(default_factory=list)
     kernel: list[Column] = field(default_factory=list)
     types: dict[str, ColumnType] = field(default_factory=dict)
+    numeric: frozenset[str] = frozenset()
+    ordered: frozenset[str] = frozenset()
     key_word: str = "key"
     table_word: str = "table"
     soft_delete: bool = False
     listed_only: bool = False
 
     @property
-    def numeric(self) -> frozenset[str]:
-        return frozenset(name for name, kind in self.types.items() if kind in NUMERIC)
+    def columns(self) -> dict[str, Column]:
+        """The declared columns by name."""
+        return {column.name: column for _, column in self.declared}
 
     def has(self, column: str) -> bool:
         """Whether the column exists, or may exist since the model's table is made by a migration."""
@@ -83,7 +91,10 @@ def read_outline(node: Node, *, v3: bool) -> Outline:
     outline = Outline(node, key, table, key_word=key_word, table_word=table_word)
     outline.listed_only = v3 and not node.has("columns")
     named: list[tuple[str, Node]] = []
-    for inner in node.nodes("columns"):
+    places = node.nodes("columns")
+    if len(places) > MAX_COLUMNS:
+        node.refuse("columns", f"holds more than {MAX_COLUMNS} columns", "too_large")
+    for inner in places[:MAX_COLUMNS]:
         column = read_column(inner, v3=v3)
         named.append((column.name, inner))
         if column.name not in names.KERNEL_COLUMNS:
@@ -100,4 +111,6 @@ def read_outline(node: Node, *, v3: bool) -> Outline:
         name: kind for name, kind in names.KERNEL_COLUMNS.items() if name != "deleted_at" or outline.soft_delete
     }
     outline.types.update({column.name: column.type for _, column in outline.declared})
+    outline.numeric = frozenset(name for name, kind in outline.types.items() if kind in NUMERIC)
+    outline.ordered = frozenset(name for name, kind in outline.types.items() if kind in ORDERED)
     return outline

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from metacore.manifest import names
 from metacore.manifest.handlers import read_handler
-from metacore.manifest.model import Backend, ColumnType, OnTransition, Stage, Transition
+from metacore.manifest.model import Backend, Column, ColumnType, OnTransition, Stage, Transition
 from metacore.manifest.scope import Outline
 from metacore.manifest.values import value_problem
 from metacore.manifest.walk import Node, kind_of, shown
@@ -35,7 +35,8 @@ def read_stages(model: Outline, backend: Backend | None) -> StageMachine:
     )
     if transitions and not keys:
         node.refuse("stages", "is required where there are transitions", "required")
-    hooks = tuple(_hook(inner, model, keys, backend) for inner in node.nodes("on_transition"))
+    columns = model.columns
+    hooks = tuple(_hook(inner, model, columns, keys, backend) for inner in node.nodes("on_transition"))
     if hooks and not keys:
         node.refuse("stages", "is required where there is on_transition", "required")
     return StageMachine(
@@ -45,6 +46,7 @@ def read_stages(model: Outline, backend: Backend | None) -> StageMachine:
 
 def _stages(node: Node) -> tuple[Stage, ...]:
     found: list[Stage] = []
+    seen: set[str] = set()
     for path, item in node.members("stages"):
         if isinstance(item, str):
             stage = Stage(key=item)
@@ -61,11 +63,12 @@ def _stages(node: Node) -> tuple[Stage, ...]:
         else:
             node.report.refuse(path, "type", f"must be a stage, not {kind_of(item)}")
             continue
-        if stage.key in (known.key for known in found):
+        if stage.key in seen:
             node.report.refuse(path, "duplicate", f"stage {shown(stage.key)} is declared twice")
         elif stage.key in ("", ANY):
             node.report.refuse(path, "pattern", f"{shown(stage.key)} cannot be the key of a stage")
         else:
+            seen.add(stage.key)
             found.append(stage)
     return tuple(sorted(found, key=lambda stage: stage.order))
 
@@ -78,7 +81,7 @@ def _check_field(model: Outline, field: str, keys: tuple[str, ...]) -> None:
         return
     if field in names.KERNEL_COLUMNS:
         node.refuse("stage_field", f"{shown(field)} is the kernel's own column", "reserved")
-    column = next((column for _, column in model.declared if column.name == field), None)
+    column = model.columns.get(field)
     if column is None:
         return
     if column.type not in (ColumnType.STRING, ColumnType.TEXT):
@@ -100,8 +103,10 @@ def _stage(node: Node, key: str, keys: tuple[str, ...], *, wild: bool = False) -
     return written
 
 
-def _hook(node: Node, model: Outline, keys: tuple[str, ...], backend: Backend | None) -> OnTransition:
-    values = _values(node, model)
+def _hook(
+    node: Node, model: Outline, columns: Mapping[str, Column], keys: tuple[str, ...], backend: Backend | None
+) -> OnTransition:
+    values = _values(node, model, columns)
     do = read_handler(node, "do", backend)
     required = node.flag("required")
     if do is None and not values:
@@ -117,9 +122,8 @@ def _hook(node: Node, model: Outline, keys: tuple[str, ...], backend: Backend | 
     return hook
 
 
-def _values(node: Node, model: Outline) -> dict[str, Any]:
+def _values(node: Node, model: Outline, columns: Mapping[str, Column]) -> dict[str, Any]:
     values = node.free("set")
-    columns = {column.name: column for _, column in model.declared}
     for name, value in values.items():
         if name in names.KERNEL_COLUMNS:
             node.refuse("set", f"{shown(name)} is the kernel's own column", "reserved")

@@ -17,6 +17,9 @@ MAX_PROBLEMS = 1_000
 """A hostile manifest could carry a million mistakes; nobody reads past these."""
 SHOWN_PROBLEMS = 5
 TEXT_LIMIT = 10_000
+ARRAY_LIMIT = 5_000
+"""Items of one array. Everything that looks at pairs of items stays quick below it."""
+KEY_SHOWN = 80
 _PLAIN_KEY = re.compile(r"[A-Za-z_$][\w$-]*")
 
 
@@ -58,7 +61,8 @@ def join(path: str, key: str | int) -> str:
     """The path of a member: `manifest.models[0].label`, and `manifest.hooks["a::b"]` for keys that are no names."""
     if isinstance(key, int):
         return f"{path}[{key}]"
-    return f"{path}.{key}" if _PLAIN_KEY.fullmatch(key) else f"{path}[{json.dumps(key[:80], ensure_ascii=False)}]"
+    key = key if len(key) <= KEY_SHOWN else key[: KEY_SHOWN - 1] + "…"
+    return f"{path}.{key}" if _PLAIN_KEY.fullmatch(key) else f"{path}[{json.dumps(key, ensure_ascii=False)}]"
 
 
 def kind_of(value: Any) -> str:
@@ -204,6 +208,9 @@ class Node:
             return []
         if not isinstance(value, list | tuple):
             self.refuse(key, f"must be an array, not {kind_of(value)}", "type")
+            return []
+        if len(value) > ARRAY_LIMIT:
+            self.refuse(key, f"holds more than {ARRAY_LIMIT} items", "too_large")
             return []
         path = join(self.path, key)
         return [(join(path, index), item) for index, item in enumerate(value)]
