@@ -14,6 +14,9 @@ from typing import Annotated
 
 import uvicorn
 from fastapi import Depends, FastAPI
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, mapped_column
+
 from metacore import (
     App,
     AppConfig,
@@ -26,8 +29,6 @@ from metacore import (
     Refused,
     TableMetadata,
 )
-from sqlalchemy import String
-from sqlalchemy.orm import Mapped, mapped_column
 
 
 class Product(Model):
@@ -76,7 +77,9 @@ def create_app(database_url: str, jwt_secret: str) -> FastAPI:
     @api.get("/cheapest")
     async def cheapest(caller: Annotated[Principal, Depends(kernel.principal)]) -> dict[str, object]:
         """A route of the shop's own: the router that `mount` returned has checked the token already."""
-        rows, _ = await kernel.dynamic.list(caller, "products", [("sortBy", "price"), ("order", "asc"), ("per_page", "1")])
+        rows, _ = await kernel.dynamic.list(
+            caller, "products", [("sortBy", "price"), ("order", "asc"), ("per_page", "1")]
+        )
         return {"success": True, "data": rows[0] if rows else None}
 
     return web

@@ -40,6 +40,7 @@ from metacore.db.roles import check_kernel_role
 from metacore.dynamic.aggregate import FacetsService
 from metacore.dynamic.exports import ExportService
 from metacore.dynamic.hook_points import HookRegistry
+from metacore.dynamic.import_files import ImportLimits
 from metacore.dynamic.imports import ImportService
 from metacore.dynamic.options import OptionsService
 from metacore.dynamic.search import SearchService
@@ -130,16 +131,9 @@ class App:
         self.permission = self._permission_service()
         self.relay = Relay(self.database, self.bus, self._listener, metrics=self.metrics)
         self._validators = OrganizationValidators(self.database)
-        self.dynamic = DynamicService(
-            self.database,
-            self.registry,
-            hooks=self.hooks,
-            permissions=self.permission,
-            validators=self._validators,
-            on_commit=self.relay.wake,
-            max_per_page=config.max_per_page,
-            coalesce=config.coalesce,
-        )
+        self.dynamic = self._dynamic_service(self.permission)
+        # An import asks once for `<model>.import`; its rows are then created without asking for `.create`.
+        self._importing = self._dynamic_service(None)
         self._catalogs = CatalogTranslator(config.catalogs)
         self.translator: Translator = config.translator or self._catalogs
         self.metadata = MetadataService(
@@ -263,6 +257,18 @@ class App:
         if config.create_tables and self._factories:
             await create_host_tables(self.database, self._factories)
 
+    def _dynamic_service(self, permissions: PermissionService | None) -> DynamicService:
+        return DynamicService(
+            self.database,
+            self.registry,
+            hooks=self.hooks,
+            permissions=permissions,
+            validators=self._validators,
+            on_commit=self.relay.wake,
+            max_per_page=self.config.max_per_page,
+            coalesce=self.config.coalesce,
+        )
+
     def _permission_service(self) -> PermissionService | None:
         store = self.config.permission_store
         if store is None:
@@ -289,7 +295,12 @@ class App:
             facets=FacetsService(self.database, self.registry, permissions=self.permission, options=options),
             exports=ExportService(self.database, self.registry, permissions=self.permission),
             imports=ImportService(
-                self.dynamic, self.registry, permissions=self.permission, validators=self._validators
+                self._importing,
+                self.registry,
+                permissions=self.permission,
+                validators=self._validators,
+                custom_validators=self.dynamic.custom_validators,
+                limits=ImportLimits(max_bytes=config.max_upload_bytes),
             ),
             addons=AddonServices(
                 database=self.database,

@@ -97,6 +97,7 @@ async def load_host_model(database: Database, key: str, factory: Factory) -> Liv
     if not definition.declared:
         columns = tuple(column_of(column) for name, column in stored.items() if name not in KERNEL_COLUMNS)
         definition = definition.model_copy(update={"columns": columns, "soft_delete": "deleted_at" in stored})
+    definition = _required_as_stored(definition, stored)
     return LiveModel(
         key=key,
         addon_key=KERNEL_ADDON_KEY,
@@ -109,6 +110,17 @@ async def load_host_model(database: Database, key: str, factory: Factory) -> Liv
         modal=derive_modal(definition),
         revision=1,
     )
+
+
+def _required_as_stored(definition: ModelDefinition, stored: Mapping[str, StoredColumn]) -> ModelDefinition:
+    """A value must be given where the table neither takes null nor has a default, whatever the class says."""
+
+    def needed(column: Column) -> bool:
+        found = stored.get(column.name)
+        return found is not None and not found.nullable and found.default is None and not found.generated
+
+    columns = tuple(column.model_copy(update={"required": needed(column)}) for column in definition.columns)
+    return definition.model_copy(update={"columns": columns})
 
 
 def definition_of(key: str, table: sa.Table) -> ModelDefinition:
@@ -213,7 +225,11 @@ def _with_metadata(definition: ModelDefinition, made: Definition | type[Model]) 
         define = getattr(target, name, None)
         if define is not None:
             shape = define()
-            update[field] = shape.as_json() if isinstance(shape, TableMetadata | ModalMetadata) else dict(shape)
+            update[field] = (
+                shape.model_dump(by_alias=True, exclude_unset=True)
+                if isinstance(shape, TableMetadata | ModalMetadata)
+                else dict(shape)
+            )
     return definition.model_copy(update=update)
 
 
@@ -234,8 +250,8 @@ async def _stored_columns(database: Database, table: str) -> Mapping[str, Stored
             for column in inspector.get_columns(table)
         }
 
-    async with database.engine.connect() as connection:
-        return await connection.run_sync(reflect)
+    async with database.engine.connect() as engine_connection:
+        return await engine_connection.run_sync(reflect)
 
 
 async def create_host_tables(database: Database, models: Mapping[str, Factory]) -> list[str]:
@@ -252,6 +268,8 @@ async def create_host_tables(database: Database, models: Mapping[str, Factory]) 
     async with database.engine.begin() as connection:
         existing = set(await connection.run_sync(lambda sync: sa.inspect(sync).get_table_names()))
         missing = [table for table in tables if table.name not in existing]
+        for table in missing:
+            _give_defaults_to_the_database(table)
         if missing:
             await connection.run_sync(lambda sync: Model.metadata.create_all(sync, tables=missing))
         for table in missing:
@@ -261,3 +279,14 @@ async def create_host_tables(database: Database, models: Mapping[str, Factory]) 
                 for statement in tenant_policies(HOST_SCHEMA, table.name, owner_roles=[owner]):
                     await connection.execute(sa.text(statement))
     return made_names
+
+
+def _give_defaults_to_the_database(table: sa.Table) -> None:
+    """A plain Python default (`default=0`) becomes the column's default in the table: rows are not made by the ORM."""
+    for column in table.columns:
+        default = column.default
+        if column.server_default is None and isinstance(default, sa.ColumnDefault) and default.is_scalar:
+            literal = sa.literal(default.arg, type_=column.type)
+            column.server_default = sa.DefaultClause(
+                sa.text(str(literal.compile(compile_kwargs={"literal_binds": True})))
+            )

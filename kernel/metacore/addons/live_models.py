@@ -61,8 +61,8 @@ class ModelReader:
             schema=schema_name(manifest.key, Isolation.SHARED, None) if on_postgres else "",
             isolation=manifest.isolation if on_postgres else Isolation.SHARED,
             stored=stored,
-            table=derive_table(definition),
-            modal=derive_modal(definition),
+            table=derive_table(definition, manifest.actions),
+            modal=derive_modal(definition, manifest.actions),
             revision=0,
         )
 

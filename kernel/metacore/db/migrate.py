@@ -12,12 +12,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from metacore.db import locks
 from metacore.db.database import Database
 from metacore.db.grants import VERSION_TABLE, kernel_grants
 from metacore.db.roles import KERNEL_ROLE
 from metacore.errors import Misconfigured, Unavailable
 
-LOCK_KEY = 0x6D657461636F7265  # "metacore" in ASCII: one migration at a time in a database.
 WAIT_FOR_OTHERS = "SET LOCAL lock_timeout = '300s'"
 LIMITS = ("SET LOCAL lock_timeout = '10s'", "SET LOCAL statement_timeout = '600s'")
 """A statement that waits for a lock makes every later query wait behind it: better to give up and be run again."""
@@ -114,7 +114,7 @@ async def _migrate(database: Database, kernel_role: str | None) -> str:
 
 async def _begin(connection: AsyncConnection, kernel_role: str | None) -> None:
     await connection.exec_driver_sql(WAIT_FOR_OTHERS)
-    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": locks.MIGRATION})
     for limit in LIMITS:
         await connection.exec_driver_sql(limit)
     if kernel_role is not None:

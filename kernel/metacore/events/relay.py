@@ -17,7 +17,7 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from metacore import logs
-from metacore.db import channels
+from metacore.db import channels, locks
 from metacore.db.database import Database
 from metacore.db.listen import Listener
 from metacore.events.bus import Bus, BusEvent
@@ -26,9 +26,6 @@ from metacore.events.log import EventReader, PostgresReader, SqliteLog
 from metacore.metrics import Metrics
 
 log = logs.get_logger("metacore.relay")
-
-LOCK_KEY: Final = 0x6D65_7461_636F_7265
-"""The advisory lock of the numbering process: "metacore" in ASCII."""
 
 NUMBER_AND_NOTIFY: Final = """
 SELECT count(*) AS numbered, pg_notify($2, max(position)::text) FROM metacore_number_events($1) HAVING count(*) > 0
@@ -67,7 +64,7 @@ class Relay:
         self._reader: EventReader
         if db.dialect == "postgresql":
             self._reader = PostgresReader(db)
-            self._leadership = Leadership(db.direct_url, LOCK_KEY, on_lost=self._committed.set)
+            self._leadership = Leadership(db.direct_url, locks.RELAY, on_lost=self._committed.set)
             self._number: Callable[[bool], Awaitable[None]] = self._number_as_leader
         else:
             self._reader = self._sqlite = SqliteLog(db)
