@@ -16,6 +16,7 @@ from tests.tickets import TRUSTED, make_bundle, signed, tickets_manifest
 
 from metacore.addons import loader as loading
 from metacore.addons.heartbeat import Heartbeat
+from metacore.addons.live_models import ModelReader
 from metacore.addons.loader import Loader
 from metacore.addons.stored import read_picture
 from metacore.db.database import Database
@@ -131,6 +132,28 @@ async def test_a_kernel_starts_while_the_database_cannot_be_read_and_loads_later
         await running.served.reach_item(revision)
         assert running.registry.loaded
     assert "registry.load_failed" in caplog.text
+
+
+async def test_a_heartbeat_tries_an_addon_again_that_failed_for_a_reason_that_passes(
+    owner_db: Database, kernel_db: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    acme = await make_organization(owner_db)
+    revision = await install(owner_db, acme)
+    read, failing = ModelReader.read, [True]
+
+    async def sometimes(*arguments: Any) -> Any:
+        if failing[0]:
+            raise ConnectionResetError("not now")
+        return await read(*arguments)
+
+    monkeypatch.setattr(ModelReader, "read", sometimes)
+    async with kernel(kernel_db, listening=False) as running:
+        assert running.loader.status()["tickets"]["error"]
+        failing[0] = False
+        await running.heartbeat.beat()
+        await running.told.reach(1)
+        assert running.loader.revision == revision
+        assert running.registry.model_for("Ticket", acme)
 
 
 async def test_a_load_that_fails_leaves_the_old_picture_serving(
