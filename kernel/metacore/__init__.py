@@ -9,7 +9,8 @@ from metacore.version import __version__
 
 if TYPE_CHECKING:
     from metacore.addons.compiled import BootContext, CompiledAddon, Declarative, LifecycleContext
-    from metacore.app import App, AppConfig, create_asgi
+    from metacore.app import App, AppConfig
+    from metacore.asgi import create_asgi
     from metacore.db.database import Database
     from metacore.dynamic.hook_points import HookContext
     from metacore.errors import MetacoreError, Problem, Refused
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from metacore.identity import Principal
     from metacore.metadata.model import ActionDef, ColumnDef, FieldDef, ModalMetadata, OptionDef, TableMetadata
     from metacore.modelbase import Model
-    from metacore.permissions.store import DatabasePermissionStore, MemoryPermissionStore
+    from metacore.permissions.database_store import DatabasePermissionStore
+    from metacore.permissions.store import MemoryPermissionStore
 
 PUBLIC: Final[dict[str, str]] = {
     "ActionDef": "metacore.metadata.model",
@@ -27,7 +29,7 @@ PUBLIC: Final[dict[str, str]] = {
     "ColumnDef": "metacore.metadata.model",
     "CompiledAddon": "metacore.addons.compiled",
     "Database": "metacore.db.database",
-    "DatabasePermissionStore": "metacore.permissions.store",
+    "DatabasePermissionStore": "metacore.permissions.database_store",
     "Declarative": "metacore.addons.compiled",
     "FieldDef": "metacore.metadata.model",
     "HookContext": "metacore.dynamic.hook_points",
@@ -43,7 +45,7 @@ PUBLIC: Final[dict[str, str]] = {
     "Problem": "metacore.errors",
     "Refused": "metacore.errors",
     "TableMetadata": "metacore.metadata.model",
-    "create_asgi": "metacore.app",
+    "create_asgi": "metacore.asgi",
 }
 
 __all__ = [

@@ -12,10 +12,7 @@ from typing import Self
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
 
 from metacore import logs
 from metacore.addons.frontends import FrontendStore
@@ -24,7 +21,6 @@ from metacore.addons.loader import Loader
 from metacore.addons.settings import InstallationSettings
 from metacore.api.addons import AddonServices
 from metacore.api.deps import authenticated, optional_principal
-from metacore.api.errors import from_http
 from metacore.api.lane import Lane
 from metacore.api.middleware import RequestMiddleware
 from metacore.api.records import RecordsEndpoint
@@ -52,14 +48,11 @@ from metacore.metadata.service import MetadataService
 from metacore.metadata.validators import OrganizationValidators
 from metacore.metrics import Metrics
 from metacore.modelbase import Factory, create_host_tables, load_host_model
-from metacore.permissions.database_store import DatabasePermissionStore
 from metacore.permissions.service import PermissionService
 from metacore.permissions.store import PermissionStore
 from metacore.registry import Registry, Snapshot
 from metacore.secrets import Sealer
-from metacore.settings import Settings
 from metacore.translator import CatalogTranslator, Translator
-from metacore.version import __version__
 from metacore.ws.hub import Hub
 
 
@@ -351,71 +344,6 @@ class App:
             raise Unavailable("heartbeats cannot be written")
 
 
-def create_asgi(settings: Settings) -> FastAPI:
-    """What `metacore serve` runs: the kernel alone, configured by `settings`, with permissions from the database.
-
-    Raises:
-        Misconfigured: a setting that cannot work; the message names it.
-    """
-    access_log = logs.configure(settings.log_format, settings.log_level)
-    database = Database(
-        settings.database_url.get_secret_value(),
-        direct_url=settings.direct_database_url.get_secret_value(),
-        pool_size=settings.pool_size,
-        transaction_pooler=settings.transaction_pooler,
-    )
-    kernel = App(
-        AppConfig(
-            database=database,
-            jwt_secret=[secret.get_secret_value() for secret in settings.jwt_secrets],
-            run_migrations=None,
-            create_tables=False,
-            permission_store=DatabasePermissionStore(database),
-            metadata_ttl=settings.metadata_ttl,
-            permission_ttl=settings.permission_ttl,
-            access_token_ttl=settings.access_token_ttl,
-            refresh_token_ttl=settings.refresh_token_ttl,
-            jwt_issuer=settings.jwt_issuer,
-            registration=settings.registration,
-            master_key=_master_key(settings),
-            enforce=settings.enforcing,
-            coalesce=settings.coalesce,
-            max_per_page=settings.max_per_page,
-            max_body_bytes=settings.max_body_bytes,
-            max_upload_bytes=settings.max_upload_bytes,
-            heartbeat_interval=settings.heartbeat_interval,
-            pod_name=settings.pod_name,
-            cache_dir=settings.cache_dir,
-            access_log=access_log,
-            require_kernel_role=True,
-            standalone=True,
-        )
-    )
-
-    @asynccontextmanager
-    async def close_database(_app: FastAPI) -> AsyncIterator[None]:
-        yield
-        await database.close()
-
-    web = FastAPI(
-        title="Metacore",
-        version=__version__,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        lifespan=close_database,
-    )
-    web.add_exception_handler(HTTPException, _framework_refusal)
-    kernel.mount(web, settings.prefix)
-    return web
-
-
-async def _framework_refusal(_request: Request, error: Exception) -> Response:
-    """Unknown paths and methods, in the envelope."""
-    assert isinstance(error, HTTPException)
-    return from_http(error)
-
-
 def _auth_config(config: AppConfig) -> AuthConfig:
     secrets = [config.jwt_secret] if isinstance(config.jwt_secret, str) else config.jwt_secret
     return AuthConfig(
@@ -425,16 +353,3 @@ def _auth_config(config: AppConfig) -> AuthConfig:
         refresh_token_ttl=config.refresh_token_ttl,
         registration=config.registration,
     )
-
-
-def _master_key(settings: Settings) -> bytes | None:
-    text = settings.master_key.get_secret_value()
-    if not text:
-        return None
-    try:
-        key = bytes.fromhex(text)
-    except ValueError as error:
-        raise Misconfigured("METACORE_MASTER_KEY is not hexadecimal") from error
-    if len(key) != 32:
-        raise Misconfigured(f"METACORE_MASTER_KEY must be 32 bytes in hex, it is {len(key)}")
-    return key

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from metacore.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"

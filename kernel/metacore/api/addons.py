@@ -3,6 +3,7 @@
 A route that installs or removes only writes a request; whoever holds the owner role executes it (architecture 5).
 """
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
@@ -133,7 +134,7 @@ def _installations(router: APIRouter, services: AddonServices, authenticated: Pr
         content = await bundle.read(services.max_upload_bytes + 1)
         if len(content) > services.max_upload_bytes:
             raise PayloadTooLarge(f"the bundle is larger than {services.max_upload_bytes} bytes")
-        read: Bundle = read_bundle(content)
+        read: Bundle = await asyncio.to_thread(read_bundle, content)
         if read.manifest.key != key:
             raise InvalidInput(f"the bundle is of addon {read.manifest.key!r}, the URL names {key[:64]!r}")
         request_id = await requests.submit(

@@ -156,7 +156,7 @@ def model_paths(model: LiveModel, prefix: str) -> dict[str, Any]:
         "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{model.key}Input"}}},
     }
     identifier = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
-    security = [{"HTTPBearer": []}]
+    security: list[dict[str, list[str]]] = [{"HTTPBearer": []}]
 
     def operation(what: str, name: str, data: Any, status: str = "200", **more: Any) -> dict[str, Any]:
         reply = {"type": "object", "properties": {"success": {"type": "boolean"}, "data": data}}

@@ -41,6 +41,7 @@ from metacore_operator.folder.store import Store
 from metacore_operator.outcomes import Reason
 from metacore_operator.resources.addon import Addon
 from metacore_operator.resources.spec import SourceKind
+from metacore_operator.settings import ReconcileSettings
 from metacore_operator.sources.folder import FolderSource
 from metacore_operator.steps.context import Ports
 from metacore_operator.steps.state import DatabaseState
@@ -50,6 +51,8 @@ DATABASE = "metacore"
 ORGANIZATION = "My organization"
 NOT_FOR_THE_KERNEL = ("METACORE_OWNER_DATABASE_URL", "METACORE_DIRECT_DATABASE_URL", "METACORE_TRANSACTION_POOLER")
 WATCH_SECONDS = 2.0
+PULSE_SECONDS = 0.5
+"""Quicker than in production, where a fleet asks: who registers an organization here wants to see its addons."""
 TOLD = frozenset({Reason.SUCCEEDED, Reason.INSTALLED, Reason.DISABLED, Reason.REMOVED, Reason.SUSPENDED})
 TOLD_STEPS = frozenset({"schema", "migration", "table", "seed"})
 """Of what goes well, people are told the outcome; the status of each Addon holds the rest."""
@@ -62,7 +65,9 @@ def dev(
     data: Annotated[
         Path | None, typer.Option(help="Where everything is kept; default: the user's data folder.")
     ] = None,
-    trust: Annotated[list[Path], typer.Option(help="File with public keys that may sign bundles, too.")] = [],  # noqa: B006
+    trust: Annotated[
+        list[Path], typer.Option(exists=True, dir_okay=False, help="File with public keys that may sign bundles, too.")
+    ] = [],  # noqa: B006
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes of the kernel.")] = 1,
 ) -> None:
     """Run PostgreSQL, the addons of a folder and the kernel on this machine until Ctrl-C."""
@@ -225,6 +230,7 @@ class Development:
             Store(self._data / "addons"),
             ports,
             trust,
+            settings=ReconcileSettings(pulse=PULSE_SECONDS),
             requests=RequestWorker(owner, installer, trust.current, sealer),
             on_event=self._happened,
             on_progress=self._progressed,

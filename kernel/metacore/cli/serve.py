@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.supervisors import Multiprocess
 
-from metacore.app import create_asgi
+from metacore.asgi import create_asgi
 from metacore.cli.environment import read_settings
 from metacore.cli.listening import adopt, listen
 from metacore.errors import Misconfigured

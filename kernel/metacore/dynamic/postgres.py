@@ -15,6 +15,7 @@ from metacore.dynamic import cursor as cursors
 from metacore.dynamic import postgres_statements as build
 from metacore.dynamic import statements as common
 from metacore.dynamic.coalesce import Coalescer
+from metacore.dynamic.connections import HotConnections
 from metacore.dynamic.postgres_statements import Statement
 from metacore.dynamic.query import Count, ListQuery
 from metacore.dynamic.rows import Current, counted_as, exact, list_envelope
@@ -35,6 +36,7 @@ class PostgresRows:
 
     def __init__(self, db: Database, *, coalesce: bool = True) -> None:
         self._db = db
+        self._connections = HotConnections(db)
         self._lanes = Coalescer() if coalesce else None
 
     async def page(self, shape: ModelShape, principal: Principal, query: ListQuery) -> bytes:
@@ -152,7 +154,7 @@ class PostgresRows:
         """Insert all of `rows` in one statement; if the server refuses that, one by one, each with its own answer."""
         statement, values = self._insertion(shape, principal, names, rows)
         try:
-            made = await self._db.postgres.fetch(statement.sql, *statement.arguments(values))
+            made = await self._connections.fetch(statement.sql, statement.arguments(values))
         except LOST as error:
             log.warning("the connection broke while inserting %d rows of %s: %r", len(rows), shape.model.key, error)
             return await self._recover(shape, principal, names, rows)
@@ -185,7 +187,7 @@ class PostgresRows:
     ) -> bytes | Exception:
         statement, values = self._insertion(shape, principal, names, (row,))
         try:
-            made = await self._db.postgres.fetch(statement.sql, *statement.arguments(values))
+            made = await self._connections.fetch(statement.sql, statement.arguments(values))
         except LOST:
             return unreachable()
         except asyncpg.PostgresError as error:
@@ -217,11 +219,11 @@ class PostgresRows:
         arguments = statement.arguments(values)
         try:
             try:
-                return await self._db.postgres.fetch(statement.sql, *arguments)
+                return await self._connections.fetch(statement.sql, arguments)
             except TimeoutError:
                 raise
             except LOST:
-                return await self._db.postgres.fetch(statement.sql, *arguments)
+                return await self._connections.fetch(statement.sql, arguments)
         except LOST as error:
             raise unreachable() from error
         except asyncpg.PostgresError as error:
@@ -231,7 +233,7 @@ class PostgresRows:
 
     async def _write(self, shape: ModelShape, statement: Statement, values: Mapping[str, Any]) -> bytes | None:
         try:
-            record = await self._db.postgres.fetchrow(statement.sql, *statement.arguments(values))
+            found = await self._connections.fetch(statement.sql, statement.arguments(values))
         except LOST as error:
             raise Unavailable(
                 "the connection to the database broke; read the row to see whether the change was made",
@@ -241,10 +243,7 @@ class PostgresRows:
             if (reason := await explained(error, shape, self._db.postgres)) is None:
                 raise
             raise reason from error
-        if record is None:
-            return None
-        body: bytes = record[1]
-        return body
+        return found[0][1] if found else None
 
 
 def _change(
