@@ -16,6 +16,7 @@ from tests.live_models import TICKET, Desk
 
 from metacore.db.database import Database
 from metacore.dynamic import service as service_module
+from metacore.dynamic.connections import HotConnections
 from metacore.dynamic.postgres import PostgresRows
 from metacore.dynamic.service import DynamicService
 from metacore.errors import Conflict, InvalidInput, NotFound
@@ -220,17 +221,17 @@ async def test_a_reply_that_is_lost_after_the_commit_doubles_no_row(
     desk: Desk, service: DynamicService, ada: Principal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = 0
-    original = asyncpg.Pool.fetch
+    original = HotConnections.fetch
 
-    async def fetch(self: Any, query: str, *args: Any, **options: Any) -> Any:
+    async def fetch(self: HotConnections, query: str, arguments: Sequence[Any]) -> Any:
         nonlocal lost
-        answer = await original(self, query, *args, **options)
+        answer = await original(self, query, arguments)
         if "INSERT INTO addon_desk" in query and not lost:
             lost += 1
             raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
         return answer
 
-    monkeypatch.setattr(asyncpg.Pool, "fetch", fetch)
+    monkeypatch.setattr(HotConnections, "fetch", fetch)
     made = await asyncio.gather(*(service.create(ada, "Ticket", {"title": f"t{number}"}) for number in range(5)))
     assert lost == 1
     assert [row["title"] for row in made] == await stored_titles(desk)
@@ -247,17 +248,17 @@ async def test_a_statement_that_the_server_finishes_in_the_background_doubles_no
     """The connection seems dead, the row is not there yet, and then it is committed after all."""
     row_id = new_uuid()
     monkeypatch.setattr(service_module, "new_uuid", lambda: row_id)
-    original = asyncpg.Pool.fetch
+    original = HotConnections.fetch
     lost = 0
 
-    async def fetch(self: Any, query: str, *args: Any, **options: Any) -> Any:
+    async def fetch(self: HotConnections, query: str, arguments: Sequence[Any]) -> Any:
         nonlocal lost
         if "INSERT INTO addon_desk" in query and not lost:
             lost += 1
             raise ConnectionResetError
-        return await original(self, query, *args, **options)
+        return await original(self, query, arguments)
 
-    monkeypatch.setattr(asyncpg.Pool, "fetch", fetch)
+    monkeypatch.setattr(HotConnections, "fetch", fetch)
     async with desk.owner.postgres.acquire() as background:
         transaction = background.transaction()
         await transaction.start()
