@@ -40,7 +40,7 @@ def test_the_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "manifest.version version" in shown
 
 
-@pytest.mark.parametrize("word", [*columns.TYPES, *columns.WIDGETS, *capabilities.KINDS, *KERNEL_COLUMNS])
+@pytest.mark.parametrize("word", sorted({*columns.TYPES, *columns.WIDGETS, *capabilities.KINDS, *KERNEL_COLUMNS}))
 def test_the_page_names_every_type_widget_capability_and_kernel_column(word: str) -> None:
     assert f"`{word}`" in PAGE
 
