@@ -1,7 +1,8 @@
 """Building the cluster's parts from their pinned Go modules, once, into the cache.
 
-`python -m tests.cluster.build` builds what is missing and prints the folder that holds the binaries. Everything is
-static (`CGO_ENABLED=0`); the build cache of Go grows to gigabytes, so it is a scratch folder, dropped afterwards.
+`python -m tests.cluster.build [part …]` builds what is missing and prints the folder that holds the binaries; without
+arguments that is everything a node needs. All of it is static (`CGO_ENABLED=0`); the build cache of Go grows to
+gigabytes, so it is a scratch folder, dropped afterwards.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,13 @@ MINIMUM_GO = (1, 26)
 
 @dataclass(frozen=True)
 class Part:
-    """One Go module and the programs built from it: binary name to package."""
+    """One Go module and the programs built from it: binary name to package. `node`: whether a node needs it."""
 
     name: str
     programs: Mapping[str, str]
     tags: Sequence[str] = ()
     linker: Sequence[str] = ()
+    node: bool = True
 
 
 def _kubernetes_version() -> list[str]:
@@ -82,6 +84,12 @@ ALL_PARTS = (
         },
         linker=_kubernetes_version(),
     ),
+    Part(
+        "prometheus",
+        {"promtool": "github.com/prometheus/prometheus/cmd/promtool"},
+        tags=("remove_all_sd",),
+        node=False,
+    ),
 )
 
 
@@ -93,22 +101,24 @@ def cache_root() -> Path:
     return Path(os.environ.get("METACORE_CACHE", Path.home() / ".cache" / "metacore"))
 
 
-def build(*, say: bool = True) -> Path:
-    """Build every part that is missing and return the folder of the binaries.
+def build(only: Collection[str] | None = None, *, say: bool = True) -> Path:
+    """Build the parts that are missing and return the folder of the binaries.
 
-    The folder is named by the pins, so another release of a part is another folder. A part that is there is not built
-    again. Two builds at once wait for each other.
+    `only` are names of parts, such as {"helm"}; None means everything a node needs. The folder is named by the pins, so
+    another release of a part is another folder. A part that is there is not built again. Two builds at once wait for
+    each other.
 
     Raises:
-        BuildFailed: no Go toolchain, or a part does not compile.
+        BuildFailed: no Go toolchain, no part of that name, or a part does not compile.
     """
     root = cache_root() / "cluster"
     target = root / f"bin-{_pins()}"
-    missing = [part for part in ALL_PARTS if not all((target / program).exists() for program in part.programs)]
+    wanted = _parts(only)
+    missing = _missing(wanted, target)
     if not missing:
         return target
     with _lock(root):
-        missing = [part for part in ALL_PARTS if not all((target / program).exists() for program in part.programs)]
+        missing = _missing(wanted, target)
         if not missing:
             return target
         go = _go()
@@ -123,6 +133,20 @@ def build(*, say: bool = True) -> Path:
         finally:
             _drop(scratch)
     return target
+
+
+def _parts(only: Collection[str] | None) -> list[Part]:
+    if only is None:
+        return [part for part in ALL_PARTS if part.node]
+    unknown = sorted(set(only) - {part.name for part in ALL_PARTS})
+    if unknown:
+        known = ", ".join(part.name for part in ALL_PARTS)
+        raise BuildFailed(f"no part is called {', '.join(unknown)}; there are {known}")
+    return [part for part in ALL_PARTS if part.name in only]
+
+
+def _missing(parts: Sequence[Part], target: Path) -> list[Part]:
+    return [part for part in parts if not all((target / program).exists() for program in part.programs)]
 
 
 def _build_part(go: str, part: Part, target: Path, scratch: Path) -> None:
@@ -197,6 +221,6 @@ def _say(wanted: bool, line: str) -> None:
 
 if __name__ == "__main__":
     try:
-        print(build())
+        print(build(sys.argv[1:] or None))
     except BuildFailed as error:
         sys.exit(f"cluster: {error}")
