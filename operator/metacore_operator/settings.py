@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class ReconcileSettings:
     """Durations in seconds.
 
-    `resync` is how often a settled Addon is looked at though nothing seemed to happen, `pulse` how often the database
-    is asked whether something did, `settle` how long a removed declaration must stay away before it counts as deleted
-    (an editor may write a file in two steps), `workers` how many Addons are worked on at once.
+    `resync` is how often the folder and a settled Addon are looked at though nothing seemed to happen, `pulse` how
+    often the database is asked whether something did, `settle` how long a removed declaration must stay away before it
+    counts as deleted (an editor may write a file in two steps), `workers` how many Addons are worked on at once.
     """
 
     resync: float = 60.0

@@ -60,6 +60,8 @@ def serve(
         threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
     with listener:
         if workers > 1:
+            # A worker that cannot start is started again for ever; what is wrong with the settings is told here, once.
+            create_asgi(settings)
             Multiprocess(config, [listener]).run()
         else:
             uvicorn.Server(config).run([listener])

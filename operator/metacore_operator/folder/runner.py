@@ -77,7 +77,12 @@ class FolderRunner:
         await self._reverify()
         await self._scan()
         self._want_all()
-        tasks = [self._watch(stop), self._pulse(stop), *(self._work() for _ in range(self._settings.workers))]
+        tasks = [
+            self._watch(stop),
+            self._resync(stop),
+            self._pulse(stop),
+            *(self._work() for _ in range(self._settings.workers)),
+        ]
         if self._requests is not None:
             tasks.append(self._requests.run(stop))
         async with asyncio.TaskGroup() as group:
@@ -100,6 +105,11 @@ class FolderRunner:
                 await self._scan()
             if any(path.suffix not in SUFFIXES for path in paths):
                 self._want_all()
+
+    async def _resync(self, stop: asyncio.Event) -> None:
+        """Read the folder now and then though nothing was told: not every file system tells of changes."""
+        while not await _stopped(stop, self._settings.resync):
+            await self._scan()
 
     async def _pulse(self, stop: asyncio.Event) -> None:
         before: Hashable = None

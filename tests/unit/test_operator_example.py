@@ -1,0 +1,54 @@
+"""The example addon is what its pages say: a clean manifest, whole translations, an Addon that declares it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from metacore.bundle.read import read_bundle
+from metacore.bundle.write import pack_folder
+from metacore.cli.dev_builds import BUILD_FROM
+from metacore.manifest.read import inspect_manifest
+from metacore_operator.folder.documents import read_folder
+
+ADDONS = Path(__file__).resolve().parents[2] / "examples" / "addons"
+SOURCES = ADDONS / "tickets"
+MANIFEST = (SOURCES / "manifest.json").read_bytes()
+
+
+def test_the_manifest_has_neither_problems_nor_warnings() -> None:
+    reading = inspect_manifest(MANIFEST)
+
+    assert (reading.problems, reading.warnings) == ((), ())
+
+
+def test_every_label_is_translated_into_each_language() -> None:
+    manifest = read_bundle(pack_folder(SOURCES)).manifest
+    used = set(re.findall(r'"(models\.[a-z0-9_.]+)"', json.dumps(json.loads(MANIFEST)["models"])))
+
+    assert len(used) > 40
+    assert set(manifest.i18n) == {"en", "es"}
+    for messages in manifest.i18n.values():
+        assert set(messages) == used
+
+
+def test_the_bundle_carries_migration_frontend_and_readme() -> None:
+    bundle = read_bundle(pack_folder(SOURCES))
+
+    assert [migration.path for migration in bundle.migrations] == ["migrations/0001_rules.sql"]
+    assert bundle.manifest.frontend is not None
+    assert bundle.manifest.frontend.entry in bundle.files
+    assert "README.md" in bundle.files
+
+
+def test_it_is_declared_and_built_from_its_sources() -> None:
+    contents = read_folder(ADDONS)
+
+    assert contents.broken == ()
+    (declared,) = contents.declared
+    version = json.loads(MANIFEST)["metadata"]["version"]
+    assert declared.addon.key == "tickets"
+    assert declared.addon.metadata.annotations[BUILD_FROM] == "tickets"
+    assert declared.addon.spec.source.path == f"dist/tickets-{version}.tar.gz"
+    assert declared.addon.spec.organizations.all
