@@ -217,6 +217,7 @@ class Installer:
                 for step in steps[: last + 1]:
                     await run.run(step)
                     ran.append(step)
+                await runner.patiently(run.close_login, step="close login")
                 async with runner.transaction(self._owner, reading=True) as connection:
                     state = await self._load(connection, bundle.manifest, organizations)
                 plan = await asyncio.to_thread(build_plan, bundle, {}, state, organizations, registering=True)
@@ -255,6 +256,9 @@ class Installer:
                 attempt = await register.claim(connection, wish)
                 if state.dialect == "postgresql":
                     await migration_role.copy_marks(connection, key)
+                if state.addon_role_exists:
+                    # A process that was killed may have left it open.
+                    await migration_role.close_login(connection, state.addon_role)
                 self._point("inside claim")
                 return attempt
         except DBAPIError as error:

@@ -139,17 +139,21 @@ class Runner:
 
         return await self._do(name, once)
 
-    async def close(self) -> None:
-        """Take the addon's role its login away, unless a newer attempt gave it one meanwhile."""
+    async def close_login(self) -> None:
+        """Take the addon's role its login away: its migrations are done."""
         if not self._password:
             return
+        async with locked(self._owner, self._key) as connection:
+            await journal.check_attempt(connection, self._key, self._attempt)
+            await migration_role.close_login(connection, self._role)
         self._password = ""
+
+    async def close(self) -> None:
+        """The same at the end of an attempt that failed, as far as possible."""
         try:
-            async with locked(self._owner, self._key) as connection:
-                await journal.check_attempt(connection, self._key, self._attempt)
-                await migration_role.close_login(connection, self._role)
+            await self.close_login()
         except (DBAPIError, MetacoreError) as error:
-            # The password is known to nobody any more, and the next attempt makes a new one.
+            # Nobody knows the password any more, and the next attempt begins by closing the login.
             log.info("installer.login_left_open", role=self._role, reason=said(error))
 
     async def _do(self, name: str, once: Callable[[int], Awaitable[T]]) -> T:

@@ -48,7 +48,8 @@ SPELLED = {
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """`kind` is create, drop, rename, add_column, drop_column, rename_column, set_type, nullable or index."""
+    """`kind` is create, drop, rename, add_column, drop_column, rename_column, set_type, nullable or index. `like` are
+    tables whose columns a new one takes over."""
 
     kind: str
     table: str
@@ -56,6 +57,7 @@ class Effect:
     columns: tuple[StoredColumn, ...] = ()
     index: StoredIndex | None = None
     nullable: bool = True
+    like: tuple[str, ...] = ()
 
 
 def effects_of(statement: Tree) -> list[Effect]:
@@ -69,9 +71,10 @@ def effects_of(statement: Tree) -> list[Effect]:
             for key in element.keys or ()
         }
         columns = tuple(_column(element, primary) for element in elements if is_a(element, ast.ColumnDef))
-        return [Effect("create", statement.relation.relname, columns=columns)]
+        like = tuple(element.relation.relname for element in elements if is_a(element, ast.TableLikeClause))
+        return [Effect("create", statement.relation.relname, columns=columns, like=like)]
     if is_a(statement, ast.CreateTableAsStmt):
-        return [Effect("create", statement.into.rel.relname)]
+        return [Effect("create", statement.into.rel.relname, columns=_selected(statement.query))]
     if is_a(statement, ast.AlterTableStmt):
         return [effect for command in statement.cmds for effect in _altered(statement.relation.relname, command)]
     if is_a(statement, ast.DropStmt) and statement.removeType == ObjectType.OBJECT_TABLE:
@@ -96,7 +99,13 @@ def predict(schema: str, tables: Mapping[str, StoredTable], effects: Iterable[Ef
         table = after.get(effect.table)
         if effect.kind == "create":
             if table is None:
-                columns = {column.name: column for column in effect.columns}
+                columns = {
+                    name: column
+                    for like in effect.like
+                    if like in after
+                    for name, column in after[like].columns.items()
+                }
+                columns.update({column.name: column for column in effect.columns})
                 after[effect.table] = StoredTable(schema, effect.table, columns)
         elif table is None:
             continue
@@ -143,6 +152,22 @@ def _column(element: Tree, primary: Iterable[str] = ()) -> StoredColumn:
         default="(declared by a migration)" if filled else None,
         generated=ConstrType.CONSTR_GENERATED in kinds,
     )
+
+
+def _selected(query: Tree) -> tuple[StoredColumn, ...]:
+    """The columns that a SELECT gives, as far as it names them; behind a `*` the kernel's own may hide."""
+    while query.larg is not None:
+        query = query.larg
+    names: list[str] = []
+    for target in query.targetList or ():
+        last: Tree = target.val.fields[-1] if is_a(target.val, ast.ColumnRef) else None
+        if target.name:
+            names.append(target.name)
+        elif is_a(last, ast.String):
+            names.append(last.sval)
+        elif is_a(last, ast.A_Star):
+            names.extend(("id", "organization_id"))
+    return tuple(StoredColumn(name, UNKNOWN_TYPE) for name in dict.fromkeys(names))
 
 
 def _altered(table: str, command: Tree) -> list[Effect]:
