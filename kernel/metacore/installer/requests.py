@@ -214,7 +214,7 @@ class RequestWorker:
 
     async def _cycle(self) -> None:
         try:
-            await self._tidy()
+            await self.tidy()
             await self.run_pending()
         except (DBAPIError, OSError) as error:
             log.warning("requests.database_lost", error=type(error).__name__)
@@ -362,7 +362,7 @@ class RequestWorker:
                         .values(claimed_at=func.current_timestamp())
                     )
 
-    async def _tidy(self) -> None:
+    async def tidy(self) -> None:
         """Forget old requests, and secrets that nobody fetched."""
         now = datetime.datetime.now(datetime.UTC)
         async with _transaction(self._owner) as connection:
