@@ -126,10 +126,11 @@ class Development:
         logs.configure("console", "warning")
         async with AsyncExitStack() as stack:
             self._make_folder()
-            known = load_secrets(self._data / "secrets.json")
             trust = await asyncio.to_thread(self._prepare_bundles)
             self._console.step(f"starting PostgreSQL in {self._data / 'postgres'}")
             server = await stack.enter_async_context(EmbeddedServer(self._data / "postgres"))
+            # Only now, when nobody else can be using this folder.
+            known = load_secrets(self._data / "secrets.json")
             owner = await self._prepare_database(server, known)
             stack.push_async_callback(owner.close)
             await self._first_owner(owner, known)

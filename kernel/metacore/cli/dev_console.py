@@ -33,7 +33,7 @@ class DevConsole:
             return
         table = Table.grid(padding=(0, 2))
         for name, value in rows:
-            table.add_row(Text(name, style="bold"), Text(value))
+            table.add_row(Text(name, style="bold"), Text(value, overflow="fold"))
         self._console.print(Panel(table, title=title, title_align="left", border_style="green", expand=False))
 
     def _line(self, style: str, text: str) -> None:

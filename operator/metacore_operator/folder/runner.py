@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -70,6 +70,8 @@ class FolderRunner:
         self._ledger = Ledger(store)
         self._queue = WorkQueue()
         self._missing_since: dict[str, float] = {}
+        self._troubles: dict[str, str] = {}
+        self._reverify_due = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; an installation under way is left at once and taken up at the next start."""
@@ -114,17 +116,31 @@ class FolderRunner:
     async def _pulse(self, stop: asyncio.Event) -> None:
         before: Hashable = None
         while not await _stopped(stop, self._settings.pulse):
-            try:
-                if await asyncio.to_thread(self._trust.reload):
-                    await self._reverify()
-                    self._want_all()
-                pulse = await self._ports.state.pulse()
-            except Exception as error:
-                log.warning("addons.pulse_failed", error=_words(error))
-                continue
-            if before is not None and pulse != before:
+            await self._guarded("trust", self._follow_trust())
+            pulse = await self._guarded("database", self._ports.state.pulse())
+            if pulse is not None and before is not None and pulse != before:
                 self._want_all()
-            before = pulse
+            before = pulse or before
+
+    async def _follow_trust(self) -> None:
+        self._reverify_due |= await asyncio.to_thread(self._trust.reload)
+        if self._reverify_due:
+            await self._reverify()
+            self._reverify_due = False
+            self._want_all()
+
+    async def _guarded(self, what: str, work: Awaitable[Hashable]) -> Hashable:
+        """The answer of `work`, or None when it failed; each kind of failure is told once until it ends."""
+        try:
+            answer = await work
+        except Exception as error:
+            words = _words(error)
+            if self._troubles.get(what) != words:
+                self._troubles[what] = words
+                log.warning("addons.pulse_failed", what=what, error=words)
+            return None
+        self._troubles.pop(what, None)
+        return answer
 
     async def _reverify(self) -> None:
         for change in await reverify(self._ports):
