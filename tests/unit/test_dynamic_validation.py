@@ -191,6 +191,15 @@ def test_an_organization_replaces_its_own_validator(
     assert refusal(ticket, {"title": "x", "taxcode": value}, custom) == expected
 
 
+def test_an_organizations_rule_wins_over_the_authors() -> None:
+    limits = ColumnValidation(regex="^[A-Z]+$", min=3, custom="$org.code")
+    shape = shaped(Column(name="code", type=ColumnType.STRING, validation=limits))
+    own = Custom({}, {"code": {"regex": "^[0-9]+$"}})
+    assert check_create(shape, {"code": "1234"}, own) == {"code": "1234"}
+    assert refusal(shape, {"code": "12"}, own) == {"code": "min"}
+    assert refusal(shape, {"code": "1234"}) == {"code": "regex"}
+
+
 def test_an_organization_without_a_validator_lets_pass(ticket: ModelShape) -> None:
     assert check_create(ticket, {"title": "x", "taxcode": "?"}, Custom({}, {}))["taxcode"] == "?"
 

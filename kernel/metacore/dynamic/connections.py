@@ -12,6 +12,7 @@ import contextlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary, ref
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -30,6 +31,17 @@ STILL_GOOD = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyn
 """Errors of a statement, not of its connection."""
 
 
+_kept: WeakKeyDictionary[Database, HotConnections] = WeakKeyDictionary()
+
+
+def connections_of(db: Database) -> HotConnections:
+    """The hot connections of a database: one set, however many services work on it."""
+    known = _kept.get(db)
+    if known is None:
+        known = _kept[db] = HotConnections(db)
+    return known
+
+
 class HotConnections:
     """Runs single statements, each a transaction of its own, over connections of `db.postgres`.
 
@@ -37,7 +49,8 @@ class HotConnections:
     """
 
     def __init__(self, db: Database, *, idle_seconds: float = IDLE_SECONDS) -> None:
-        self._db = db
+        # Weakly, because `connections_of` keeps this for as long as the database lives.
+        self._db = ref(db)
         self._idle_seconds = idle_seconds
         self._pool: Pool | None = None
         self._held = 0
@@ -49,7 +62,9 @@ class HotConnections:
 
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[asyncpg.Record]:
         """The rows of one statement. Raises what asyncpg raises."""
-        pool = self._db.postgres
+        db = self._db()
+        assert db is not None, "the caller holds the database"
+        pool = db.postgres
         if pool is not self._pool:
             self._start_over(pool)
         most = pool.get_max_size() - LEFT_TO_OTHERS

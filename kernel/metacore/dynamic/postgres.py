@@ -15,7 +15,7 @@ from metacore.dynamic import cursor as cursors
 from metacore.dynamic import postgres_statements as build
 from metacore.dynamic import statements as common
 from metacore.dynamic.coalesce import Coalescer
-from metacore.dynamic.connections import HotConnections
+from metacore.dynamic.connections import connections_of
 from metacore.dynamic.postgres_statements import Statement
 from metacore.dynamic.query import Count, ListQuery
 from metacore.dynamic.rows import Current, counted_as, exact, list_envelope
@@ -36,7 +36,7 @@ class PostgresRows:
 
     def __init__(self, db: Database, *, coalesce: bool = True) -> None:
         self._db = db
-        self._connections = HotConnections(db)
+        self._connections = connections_of(db)
         self._lanes = Coalescer() if coalesce else None
 
     async def page(self, shape: ModelShape, principal: Principal, query: ListQuery) -> bytes:

@@ -16,6 +16,17 @@ CHOOSING_WIDGETS = frozenset({"select", "multi_select"})
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """`validator` names a custom one. `message` replaces the usual words when a limit is broken."""
+
+    regex: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    validator: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ColumnRules:
     """`options` are the values that may be chosen, None when any may."""
 
@@ -23,10 +34,7 @@ class ColumnRules:
     required: bool
     has_default: bool
     default: Any = None
-    regex: str = ""
-    minimum: float | None = None
-    maximum: float | None = None
-    custom: str = ""
+    limits: Limits = Limits()
     options: frozenset[Any] | None = None
     visible_when: VisibleWhen | None = None
 
@@ -97,7 +105,7 @@ def _derive(shape: ModelShape) -> Rules:
         inputs=frozenset().union(*read) if read else frozenset(),
         stage_field=definition.stage_field if moves and definition.stage_field in shape.columns else "",
         organization_columns=frozenset(
-            name for name, rule in columns.items() if rule.custom.startswith(ORGANIZATION_PREFIX)
+            name for name, rule in columns.items() if rule.limits.validator.startswith(ORGANIZATION_PREFIX)
         ),
     )
 
@@ -114,10 +122,12 @@ def _column_rules(column: ColumnShape) -> ColumnRules:
         required=required or declared.required,
         has_default=has_default or declared.default is not None,
         default=_default(column, declared.default),
-        regex=declared.validation.regex,
-        minimum=declared.validation.min,
-        maximum=declared.validation.max,
-        custom=declared.validation.custom,
+        limits=Limits(
+            declared.validation.regex,
+            declared.validation.min,
+            declared.validation.max,
+            declared.validation.custom,
+        ),
         options=frozenset(option.value for option in declared.options) if chooses else None,
         visible_when=declared.visible_when,
     )

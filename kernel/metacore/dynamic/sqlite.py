@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any, Final, cast
+from weakref import WeakKeyDictionary
 
 import orjson
 import sqlalchemy as sa
@@ -35,6 +36,9 @@ from metacore.orm.events import Event
 
 SQLITE: Final = "sqlite"
 _EVENTS = cast(sa.Table, Event.__table__)
+_writing: WeakKeyDictionary[Database, asyncio.Lock] = WeakKeyDictionary()
+"""One writer at a time per database, however many services work on it."""
+
 _FAILED = re.compile(r"(UNIQUE|NOT NULL|CHECK|FOREIGN KEY) constraint failed(?:: (.*))?")
 
 
@@ -43,7 +47,7 @@ class SqliteRows:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._writing = asyncio.Lock()
+        self._writing = _writing.setdefault(db, asyncio.Lock())
         # A database in memory has a single connection: whoever uses it must be alone with it.
         self._in_memory = isinstance(db.engine.sync_engine.pool, StaticPool)
 

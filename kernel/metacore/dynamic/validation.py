@@ -9,13 +9,13 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from metacore.dynamic import stages
 from metacore.dynamic.patterns import compile_pattern
-from metacore.dynamic.rules import ORGANIZATION_PREFIX, ColumnRules, Rules, rules_of
+from metacore.dynamic.rules import ORGANIZATION_PREFIX, ColumnRules, Limits, Rules, rules_of
 from metacore.dynamic.shape import TEXT_KINDS, ColumnShape, Kind, ModelShape
 from metacore.dynamic.values import BadValue, read_value
 from metacore.errors import InvalidInput, MetacoreError, Problem, Refused
@@ -150,57 +150,59 @@ def _take(
         findings.add(name, error.code, error.message)
         return
     columns[name] = value
-    _check_limits(name, rule.column, value, rule.regex, rule.minimum, rule.maximum, findings)
+    limits = _limits_of(rule, custom)
+    _check_limits(rule, limits, value, findings)
     if rule.options is not None:
         chosen = raw if rule.column.kind is Kind.JSON and isinstance(raw, list) else [raw]
         if not all(_hashable(item) and item in rule.options for item in chosen):
             findings.add(name, "option", "is not one of the options")
-    if rule.custom:
-        _check_custom(name, rule, value, custom, findings)
+    if limits.validator:
+        _check_validator(rule, limits.validator, value, custom, findings)
 
 
-def _check_limits(
-    name: str,
-    column: ColumnShape,
-    value: Any,
-    regex: str,
-    minimum: float | None,
-    maximum: float | None,
-    findings: Findings,
-    message: str = "",
-) -> None:
+def _check_limits(rule: ColumnRules, limits: Limits, value: Any, findings: Findings) -> None:
     """`minimum` and `maximum` bound a number's value and a text's length."""
-    if column.kind in TEXT_KINDS:
-        if minimum is not None and len(value) < minimum:
-            findings.add(name, "min", message or f"needs at least {minimum:g} characters")
-        if maximum is not None and len(value) > maximum:
-            findings.add(name, "max", message or f"may have at most {maximum:g} characters")
-        if regex and not _matches(regex, value):
-            findings.add(name, "regex", message or "does not have the expected form")
-    elif column.kind in (Kind.INT, Kind.DECIMAL, Kind.FLOAT):
-        if minimum is not None and value < minimum:
-            findings.add(name, "min", message or f"must be at least {minimum:g}")
-        if maximum is not None and value > maximum:
-            findings.add(name, "max", message or f"must be at most {maximum:g}")
+    name, kind, low, high = rule.column.name, rule.column.kind, limits.minimum, limits.maximum
+    if kind in TEXT_KINDS:
+        if low is not None and len(value) < low:
+            findings.add(name, "min", limits.message or f"needs at least {low:g} characters")
+        if high is not None and len(value) > high:
+            findings.add(name, "max", limits.message or f"may have at most {high:g} characters")
+        if limits.regex and not _matches(limits.regex, value):
+            findings.add(name, "regex", limits.message or "does not have the expected form")
+    elif kind in (Kind.INT, Kind.DECIMAL, Kind.FLOAT):
+        if low is not None and value < low:
+            findings.add(name, "min", limits.message or f"must be at least {low:g}")
+        if high is not None and value > high:
+            findings.add(name, "max", limits.message or f"must be at most {high:g}")
 
 
-def _check_custom(name: str, rule: ColumnRules, value: Any, custom: Custom, findings: Findings) -> None:
-    named: Any = rule.custom
-    if rule.custom.startswith(ORGANIZATION_PREFIX):
-        named = custom.organization.get(rule.custom.removeprefix(ORGANIZATION_PREFIX))
-        if isinstance(named, Mapping):
-            message = str(named.get("message") or "")
-            regex = str(named.get("regex") or "")
-            low, high = _number(named.get("min")), _number(named.get("max"))
-            _check_limits(name, rule.column, value, regex, low, high, findings, message)
-            named = named.get("custom")
-    if not isinstance(named, str) or not named:
-        return
-    validator = custom.registered.get(named)
+def _limits_of(rule: ColumnRules, custom: Custom) -> Limits:
+    """The author's limits; an organization's own rule wins where it says something (contract 4)."""
+    limits = rule.limits
+    if not limits.validator.startswith(ORGANIZATION_PREFIX):
+        return limits
+    own = custom.organization.get(limits.validator.removeprefix(ORGANIZATION_PREFIX))
+    if isinstance(own, str):
+        return replace(limits, validator=own)
+    if not isinstance(own, Mapping):
+        return replace(limits, validator="")
+    low, high = _number(own.get("min")), _number(own.get("max"))
+    return Limits(
+        regex=str(own.get("regex") or limits.regex),
+        minimum=low if low is not None else limits.minimum,
+        maximum=high if high is not None else limits.maximum,
+        validator=str(own.get("custom") or ""),
+        message=str(own.get("message") or ""),
+    )
+
+
+def _check_validator(rule: ColumnRules, name: str, value: Any, custom: Custom, findings: Findings) -> None:
+    validator = custom.registered.get(name)
     if validator is None:
-        log.debug("validator %r is not registered in this host; %s is not checked by it", named, name)
-    elif (message_of := validator(value)) is not None:
-        findings.add(name, named, message_of)
+        log.debug("validator %r is not registered in this host; %s is not checked by it", name, rule.column.name)
+    elif (message := validator(value)) is not None:
+        findings.add(rule.column.name, name, message)
 
 
 def _compute(rules: Rules, row: dict[str, Any], findings: Findings) -> dict[str, Any]:
