@@ -78,12 +78,24 @@ class LoopBridge:
             self._task.cancel()
 
     async def settled(self) -> None:
-        """Return when nothing of this invocation runs on the loop any more, so that its connection may be reused."""
+        """Return when nothing of this invocation runs on the loop any more, so that its connection may be reused.
+
+        Being cancelled meanwhile changes nothing but the end of it.
+        """
         task = self._task
-        if task is not None and not task.done():
-            await asyncio.wait({task}, timeout=SETTLE_SECONDS)
-            if not task.done():
-                log.error("wasm.host_service_hangs", task=task.get_name())
+        if task is None or task.done():
+            return
+        until = self._loop.time() + SETTLE_SECONDS
+        cancelled = False
+        while not task.done() and (left := until - self._loop.time()) > 0:
+            try:
+                await asyncio.wait({task}, timeout=left)
+            except asyncio.CancelledError:
+                cancelled = True
+        if not task.done():
+            log.error("wasm.host_service_hangs", task=task.get_name())
+        if cancelled:
+            raise asyncio.CancelledError
 
     def _begin(self, make: Callable[[], Coroutine[Any, Any, Any]], outcome: _Outcome) -> None:
         if self._cancelled:

@@ -82,7 +82,10 @@ class GuestCalls(Protocol):
         """Address and size of the guest's memory right now; it moves whenever the guest runs. (0, 0) without one."""
 
     def halt(self) -> None:
-        """Let the guest end at its next loop or call; called by a host function."""
+        """Let the guest end at its next call; called by a host function."""
+
+    def resume(self) -> None:
+        """Let calls run again after a `halt`, up to the old deadline."""
 
     def close(self) -> None:
         """Free the store. Nothing else may be called afterwards."""
@@ -131,8 +134,10 @@ class CallPath(Protocol):
 
 def stopped_by_trap(trap: wasmtime.Trap) -> GuestStopped:
     """What `trap` says, in words that are the same for both paths."""
-    code = trap.trap_code
-    detail = str(trap)
+    try:
+        code, detail = trap.trap_code, str(trap)
+    except ValueError:  # A code that the binding does not know, or names in the backtrace that are no text.
+        code, detail = None, ""
     if code is wasmtime.TrapCode.INTERRUPT:
         return GuestStopped(StopKind.INTERRUPTED, "interrupted", detail)
     return GuestStopped(StopKind.TRAP, TRAP_MESSAGES.get(code, "trap") if code else "trap", detail)

@@ -66,6 +66,14 @@ class FairQueue(Generic[Job]):
         self._waiting -= 1
         return True
 
+    def drain(self) -> list[Job]:
+        """Everything that waits; none of it will be taken any more."""
+        jobs = [job for addon in self._addons.values() for job in addon.waiting]
+        for addon in self._addons.values():
+            addon.waiting.clear()
+        self._waiting = 0
+        return jobs
+
     def take(self, now: float) -> Job | None:
         """The job to run next, which is counted as running from `now`; None when none may run."""
         free = self._slots - self._running

@@ -232,6 +232,9 @@ class FastCalls:
     def halt(self) -> None:
         _set_deadline(self._context, 0)
 
+    def resume(self) -> None:
+        _set_deadline(self._context, self.supervisor.ticks())
+
     def close(self) -> None:
         _, size = self.memory()
         (_store_delete_small if size <= _SMALL_MEMORY else _store_delete)(self._store)
@@ -310,6 +313,8 @@ class FastPath:
         def callback(_env: int, caller: int, arguments: int, _count: int, results: int, _results: int) -> int:
             calls = scratch.calls
             assert calls is not None
+            if calls.supervisor.stopped:
+                return _trap_new(_INTERRUPT)  # type: ignore[no-any-return]
             try:
                 calls.bind(caller)
                 value = function(calls.supervisor, *[read(arguments + offset).value for read, offset in readers])

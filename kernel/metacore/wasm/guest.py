@@ -43,6 +43,7 @@ class Guest:
         self.allocating = False
         self.host_calls = 0
         self.calls_by_name: dict[str, int] = {}
+        self.host_failed = False
         self.started_ns = time.monotonic_ns()
         self.stderr_tail = b""
         self._lines_left = MAX_LOG_LINES

@@ -184,7 +184,9 @@ def _ask(guest: Guest, spec: HostFunctionSpec, raw: list[bytes | HostError]) -> 
     except MetacoreError as error:
         return _failure(_as_host_error(error))
     except Exception:
-        log.exception("wasm.host_service_failed", function=spec.name, addon=guest.call.addon_key)
+        if not guest.host_failed:  # A guest that tries again and again must not fill the log.
+            guest.host_failed = True
+            log.exception("wasm.host_service_failed", function=spec.name, addon=guest.call.addon_key)
         return _failure(HostError(HostCode.INTERNAL_ERROR, "the host failed"))
     return _encode(spec, answer)
 

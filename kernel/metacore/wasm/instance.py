@@ -15,6 +15,8 @@ from metacore.wasm.modules import LoadedModule, Modules
 def call_export(modules: Modules, module: LoadedModule, export: str, request: bytes, guest: Guest) -> Reply:
     """Run `export` with `request` (JSON) to its end in this thread; never raises for what the guest does.
 
+    The thread needs a stack of THREAD_STACK_BYTES, as `threads.start_guest_thread` gives.
+
     `export` is one of `module.functions`.
     """
     began = time.perf_counter()
@@ -35,7 +37,7 @@ def call_export(modules: Modules, module: LoadedModule, export: str, request: by
             value = orjson.loads(raw)
     except GuestStopped as stopped:
         failure = guest.failure_of(stopped)
-    except ValueError as error:
+    except orjson.JSONDecodeError as error:
         failure = Failure(FailureCode.INVALID_REPLY, f"the reply is not JSON: {error}"[:300])
     finally:
         memory = guest.memory_bytes()
@@ -59,6 +61,7 @@ def prepare(module: LoadedModule, calls: GuestCalls, guest: Guest) -> None:
             if guest.exit_code != 0 or guest.failure is not None:
                 raise
             guest.exit_code, guest.stopped = None, False
+            calls.resume()
 
 
 def _reply(guest: Guest, packed: int) -> bytes:

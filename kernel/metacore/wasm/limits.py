@@ -27,7 +27,9 @@ MAX_LOG_LINES: Final = 1_000
 """Per invocation, `log` and standard output together; what comes after is dropped, and the last line says so."""
 
 MAX_WASM_STACK_BYTES: Final = 1 * MIB
-"""Far below the 8 MiB that a thread has, because host functions run on the same stack, on top of the guest's."""
+THREAD_STACK_BYTES: Final = 8 * MIB
+"""Of every thread that runs guests. The engine counts only the guest's own stack, and host functions run on top of it;
+in a thread with less, deep recursion would not trap but take the process down."""
 MAX_TABLE_ELEMENTS: Final = 200_000
 MAX_TABLES: Final = 8
 

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
-from metacore.errors import TooManyRequests, Unavailable
+from metacore.errors import MetacoreError, TooManyRequests, Unavailable
 from metacore.wasm.fairness import FairQueue
+from metacore.wasm.threads import start_guest_thread
 
 WAITING_PER_ADDON: Final = 64
 WAITING_IN_TOTAL: Final = 512
@@ -48,6 +49,13 @@ class _Job(Generic[Result]):
             result = self.context.run(self.work)
         except BaseException as raised:
             error = raised
+        self._tell(result, error)
+
+    def refuse(self, error: MetacoreError) -> None:
+        """End a job that never ran; from any thread."""
+        self._tell(None, error)
+
+    def _tell(self, result: Any, error: BaseException | None) -> None:
         # A loop that was closed under its calls has nobody left who waits.
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._finish, result, error)
@@ -87,21 +95,20 @@ class Pool:
         self._wait_seconds = wait_seconds
         self._changed = threading.Condition(threading.Lock())
         self._closed = False
-        self._workers = [
-            threading.Thread(target=self._work, name=f"metacore-wasm-{number}", daemon=True)
-            for number in range(self.threads)
-        ]
+        self._workers: list[threading.Thread] = []
 
     def start(self) -> None:
-        for worker in self._workers:
-            worker.start()
+        self._workers = [start_guest_thread(self._work, f"metacore-wasm-{number}") for number in range(self.threads)]
 
     async def close(self) -> None:
         """Take no more calls, turn away those that wait, and wait for those that run; whoever wants that quick cancels
         them first."""
         with self._changed:
             self._closed = True
+            waiting = self._queue.drain()
             self._changed.notify_all()
+        for job in waiting:
+            job.refuse(_closing())
         await asyncio.to_thread(self._join)
 
     async def run(self, addon_key: str, work: Callable[[], Result], cancel: Callable[[], None]) -> Result:
@@ -115,7 +122,7 @@ class Pool:
         job = _Job(addon_key, work)
         with self._changed:
             if self._closed:
-                raise Unavailable("the sandbox is shutting down")
+                raise _closing()
             if not self._queue.put(addon_key, job):
                 raise _busy(addon_key)
             self._changed.notify()
@@ -160,8 +167,11 @@ class Pool:
 
     def _join(self) -> None:
         for worker in self._workers:
-            if worker.ident is not None:
-                worker.join()
+            worker.join()
+
+
+def _closing() -> Unavailable:
+    return Unavailable("the sandbox is shutting down")
 
 
 def _busy(addon_key: str) -> TooManyRequests:

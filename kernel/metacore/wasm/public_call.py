@@ -1,6 +1,7 @@
 """Calls into guests through wasmtime-py's public API: the slower path, for versions whose private binding differs.
 
-It cannot ask the supervisor while the guest runs, so a cancelled guest runs on to its deadline.
+It cannot ask the supervisor while the guest runs, so a cancelled guest runs on to its deadline. It cannot trap out of a
+host function either, so a guest that a host function ended runs on to its next call or its deadline, unserved.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
+import time
 from typing import Any, Final
 
 import wasmtime
@@ -55,7 +57,8 @@ class PublicCalls:
         self._exports: dict[str, Any] = {}
         self._store = wasmtime.Store(path.engine)
         self._store.set_limits(limits.memory_bytes, MAX_TABLE_ELEMENTS, 1, MAX_TABLES, 1)
-        self._store.set_epoch_deadline(math.ceil(limits.timeout / TICK_SECONDS) + 1)
+        self._deadline = time.monotonic() + limits.timeout
+        self.resume()
         path.current.calls = self
 
     def instantiate(self) -> None:
@@ -88,6 +91,10 @@ class PublicCalls:
 
     def halt(self) -> None:
         self._store.set_epoch_deadline(0)
+
+    def resume(self) -> None:
+        left = max(0.0, self._deadline - time.monotonic())
+        self._store.set_epoch_deadline(math.ceil(left / TICK_SECONDS) + 1)
 
     def close(self) -> None:
         self._exports = {}
@@ -153,6 +160,8 @@ class PublicPath:
             calls = self.current.calls
             assert calls is not None
             value: int | None = None
+            if calls.supervisor.stopped:
+                return 0 if answers else None
             try:
                 calls.bind(caller)
                 value = host.function(

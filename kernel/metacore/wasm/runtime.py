@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -105,6 +106,7 @@ class Runtime:
         for invocation in list(self._invocations):
             invocation.cancel()
         await self.pool.close()
+        await asyncio.gather(*self._loading.values(), return_exceptions=True)
         await asyncio.to_thread(self.engine.close)
         self.modules.close()
 
@@ -121,8 +123,13 @@ class Runtime:
         if task is None:
             task = asyncio.create_task(asyncio.to_thread(self.modules.load, source.digest, source.read))
             self._loading[source.digest] = task
-            task.add_done_callback(lambda _: self._loading.pop(source.digest, None))
+            task.add_done_callback(partial(self._loaded, source.digest))
         return await asyncio.shield(task)
+
+    def _loaded(self, digest: str, task: asyncio.Task[LoadedModule]) -> None:
+        self._loading.pop(digest, None)
+        if not task.cancelled():
+            task.exception()  # Seen, even when everybody who waited for it went away.
 
     async def scan(self, wasm: bytes, exports: Iterable[str], limits: Limits) -> Scanned:
         """See `scan.scan`."""

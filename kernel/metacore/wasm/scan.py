@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from metacore.errors import Problem, Refused
@@ -15,6 +16,7 @@ from metacore.wasm.interface import problems_of
 from metacore.wasm.limits import MIB, Limits
 from metacore.wasm.modules import LoadedModule, Modules
 from metacore.wasm.ports import HostCall, deadline_in
+from metacore.wasm.threads import run_in_guest_thread
 
 TRIAL_SECONDS: Final = 2.0
 """A module has this long to start, however long its calls may take."""
@@ -46,7 +48,7 @@ def scan(modules: Modules, wasm: bytes, exports: Iterable[str], limits: Limits) 
         message = f"it begins with {memory // MIB} MiB, more than the limit of {limits.memory_bytes // MIB} MiB"
         problems.append(Problem("export memory", "memory_limit", message))
     if not problems:
-        problems = _trial(modules, module, limits)
+        problems = run_in_guest_thread(partial(_trial, modules, module, limits), "metacore-wasm-trial")
     if problems:
         told = "; ".join(f"{problem.field}: {problem.message}" for problem in problems[:5])
         raise Refused(f"the WASM module does not fit the ABI: {told}", code="wasm_refused", problems=problems)

@@ -1,0 +1,28 @@
+;; A well-behaved guest: a bump allocator that grows the memory, and replies that are its requests.
+(module
+  (memory (export "memory") 2)
+  (global $top (mut i32) (i32.const 1024))
+  (func $alloc (export "alloc") (param $size i32) (result i32)
+    (local $at i32) (local $missing i32)
+    (local.set $at (global.get $top))
+    (global.set $top (i32.add (local.get $at) (i32.and (i32.add (local.get $size) (i32.const 7)) (i32.const -8))))
+    (local.set $missing
+      (i32.sub (i32.shr_u (i32.add (global.get $top) (i32.const 65535)) (i32.const 16)) (memory.size)))
+    (if (i32.gt_s (local.get $missing) (i32.const 0))
+      (then (if (i32.lt_s (memory.grow (local.get $missing)) (i32.const 0)) (then (return (i32.const 0))))))
+    (local.get $at))
+  (func $pack (param $at i32) (param $length i32) (result i64)
+    (i64.or (i64.shl (i64.extend_i32_u (local.get $at)) (i64.const 32)) (i64.extend_i32_u (local.get $length))))
+  (func (export "echo") (param $at i32) (param $length i32) (result i64)
+    (call $pack (local.get $at) (local.get $length)))
+  (func (export "nothing") (param i32 i32) (result i64) (i64.const 0))
+  (func (export "text") (param i32 i32) (result i64) (call $pack (i32.const 16) (i32.const 5)))
+  (func (export "declined") (param i32 i32) (result i64) (call $pack (i32.const 32) (i32.const 17)))
+  ;; Counts its own calls in memory: a fresh instance answers 1 every time.
+  (func (export "count") (param i32 i32) (result i64)
+    (i32.store8 (i32.const 64) (i32.add (i32.load8_u (i32.const 64)) (i32.const 1)))
+    (call $pack (i32.const 64) (i32.const 1)))
+  (func (export "wrong") (param i32) (result i64) (i64.const 0))
+  (data (i32.const 16) "hello")
+  (data (i32.const 32) "{\"success\":false}")
+  (data (i32.const 64) "0"))
