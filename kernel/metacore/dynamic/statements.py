@@ -5,7 +5,6 @@ Parameters have names here; nothing of a request ever becomes part of a statemen
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -198,7 +197,3 @@ def _condition(
 
 def _as_text(column: ColumnShape, stored: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     return stored if column.kind in TEXT_KINDS else sa.cast(stored, sa.Text)
-
-
-def names_of(columns: Iterable[ColumnShape]) -> list[str]:
-    return [column.name for column in columns]
