@@ -39,7 +39,7 @@ def archive(entries: Iterable[Entry], format: int = tarfile.PAX_FORMAT) -> bytes
 
 
 def tar_gz(entries: Iterable[Entry], format: int = tarfile.PAX_FORMAT) -> bytes:
-    return gzip.compress(archive(entries, format))
+    return gzip.compress(archive(entries, format), mtime=0)
 
 
 def header(name: str, type: bytes, **attributes: Any) -> tarfile.TarInfo:

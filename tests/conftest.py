@@ -73,6 +73,11 @@ def ended_with_this_process(server: EmbeddedServer, folder: Path) -> Iterator[No
         watcher.communicate(b"done\n")
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes in a test's name by their argument alone: archives hold times, and every worker must collect the same."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[EmbeddedServer]:
     """This worker's own server, with both roles; nothing of it is kept."""
