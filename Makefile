@@ -51,7 +51,7 @@ lock: $(BIN)/uv ## Pin requirements again
 	  case $$name in \
 	    uv) input=requirements/uv.in; extra= ;; \
 	    dev) input=pyproject.toml; extra="--all-extras --group dev" ;; \
-	    image) input="pyproject.toml requirements/image.in"; extra= ;; \
+	    image) input="pyproject.toml requirements/image.in"; extra="--extra operator" ;; \
 	  esac; \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --no-emit-index-url $$extra $$input --output-file requirements/$$name.txt || exit 1; \
