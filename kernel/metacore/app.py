@@ -9,20 +9,23 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from metacore import logs
+from metacore import logs, navigation
 from metacore.addons.frontends import FrontendStore
 from metacore.addons.heartbeat import Heartbeat
 from metacore.addons.loader import Loader
 from metacore.addons.settings import InstallationSettings
 from metacore.api.addons import AddonServices
 from metacore.api.deps import authenticated, optional_principal
+from metacore.api.errors import refuse_in_the_envelope
 from metacore.api.lane import Lane
 from metacore.api.middleware import RequestMiddleware
+from metacore.api.navigation import CoreGroups
 from metacore.api.records import RecordsEndpoint
 from metacore.api.route import KernelRoute
 from metacore.api.routes import KernelServices, kernel_routes
@@ -41,9 +44,10 @@ from metacore.dynamic.imports import ImportService
 from metacore.dynamic.options import OptionsService
 from metacore.dynamic.search import SearchService
 from metacore.dynamic.service import DynamicService
-from metacore.errors import Misconfigured, Unavailable
+from metacore.errors import InvalidInput, Misconfigured, Unavailable
 from metacore.events.bus import Bus
 from metacore.events.relay import Relay
+from metacore.manifest.names import MODEL_KEY, MODEL_KEY_FORM
 from metacore.metadata.service import MetadataService
 from metacore.metadata.validators import OrganizationValidators
 from metacore.metrics import Metrics
@@ -64,7 +68,9 @@ class AppConfig:
     which the first signs. `run_migrations` true brings the kernel's tables to the head at start; false only makes them
     in a database that has none (for development); None leaves the database alone and waits for the head.
     `create_tables` makes missing tables of registered models. `permission_store` None means no user gate. `translator`
-    None means `catalogs` and the texts of addons. `master_key` (32 bytes) seals secrets at rest.
+    None means `catalogs` and the texts of addons. `master_key` (32 bytes) seals secrets at rest. `core_groups` are the
+    host's own groups of the menu (docs/embedding.md), or a function that gives those of an organization; addons add to
+    them. `request_wait` is how long a route that installs waits for a worker before it answers 202.
     """
 
     database: str | Database
@@ -82,6 +88,8 @@ class AppConfig:
     refresh_token_ttl: int = 30 * 86_400
     jwt_issuer: str = "metacore"
     registration: bool = True
+    core_groups: CoreGroups | Sequence[navigation.Group | Mapping[str, Any]] = ()
+    request_wait: float = 15.0
     master_key: bytes | None = field(default=None, repr=False)
     trusted_keys: TrustedKeys | None = None
     """Keys that bundles are verified with once more when they are loaded; None loads what the installer stored."""
@@ -148,15 +156,19 @@ class App:
             pod=config.pod_name,
             metrics=self.metrics,
         )
+        self._core_groups = _core_groups(config)
         self._factories: dict[str, Factory] = {}
+        self._mounted = False
         self._running: AsyncExitStack | None = None
 
     def register_model(self, key: str, factory: Factory) -> Self:
         """Serve a model of the host under `key`. `factory` gives a fresh definition at each call (docs/embedding.md).
 
         Raises:
-            Misconfigured: the App runs already, or the key is taken.
+            Misconfigured: the App runs already, or the key is taken or cannot stand in a URL.
         """
+        if MODEL_KEY.fullmatch(key) is None:
+            raise Misconfigured(f"model {key!r}: the key {MODEL_KEY_FORM}")
         if self._running is not None:
             raise Misconfigured(f"model {key!r}: register models before the App starts")
         if key in self._factories:
@@ -170,14 +182,25 @@ class App:
         Given an application, the fast lane and the request middleware go in front, inside the host's own middleware;
         given a router, the same routes answer without them. Returns the authenticated router under `prefix`: routes
         that the host adds to it, also later, ask for a valid token.
+
+        Raises:
+            Misconfigured: it is mounted already, or the prefix does not start with `/`.
         """
         prefix = prefix.rstrip("/")
+        if self._mounted or (prefix and not prefix.startswith("/")):
+            raise Misconfigured(
+                "an App is mounted once; make another App for another place"
+                if self._mounted
+                else f"the prefix {prefix!r} must start with '/'"
+            )
+        self._mounted = True
         services = self._services()
         routes = kernel_routes(services, prefix=prefix, lifespan=self._lifespan, described=target)
         target.include_router(routes)
         own = APIRouter(route_class=KernelRoute, dependencies=[Depends(self.principal)])
         target.include_router(own, prefix=prefix)
         if isinstance(target, FastAPI):
+            refuse_in_the_envelope(target, prefix)
             # From the outermost to the innermost; what the host adds later stands in front of these.
             target.user_middleware += [
                 Middleware(
@@ -260,6 +283,7 @@ class App:
             on_commit=self.relay.wake,
             max_per_page=self.config.max_per_page,
             coalesce=self.config.coalesce,
+            metrics=self.metrics,
         )
 
     def _permission_service(self) -> PermissionService | None:
@@ -304,7 +328,10 @@ class App:
                 permissions=self.permission,
                 enforcing=config.enforce,
                 max_upload_bytes=config.max_upload_bytes,
+                sealer=sealer,
+                wait_seconds=config.request_wait,
             ),
+            core_groups=self._core_groups,
             hub=self.hub,
             metrics=self.metrics if config.enable_metrics else None,
             checks={
@@ -353,3 +380,23 @@ def _auth_config(config: AppConfig) -> AuthConfig:
         refresh_token_ttl=config.refresh_token_ttl,
         registration=config.registration,
     )
+
+
+def _core_groups(config: AppConfig) -> CoreGroups:
+    """The host's groups by organization. Fixed ones are looked at once, before anything is served.
+
+    Raises:
+        Misconfigured: a group that is not of contract 17's shape.
+    """
+    groups = config.core_groups
+    if callable(groups):
+        return groups
+    try:
+        fixed = navigation.merge(groups, ())
+    except InvalidInput as error:
+        raise Misconfigured(f"core_groups: {error.message}") from error
+
+    def same_for_everybody(_organization_id: UUID) -> Sequence[navigation.Group]:
+        return fixed
+
+    return same_for_everybody

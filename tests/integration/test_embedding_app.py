@@ -250,3 +250,18 @@ async def test_the_example_of_the_documentation_runs(database_url: str) -> None:
         for name, price in (("Mug", 7.5), ("Lamp", 30)):
             await client.post("/api/dynamic/products", json={"name": name, "price": price}, headers=ada)
         assert (await client.get("/api/cheapest", headers=ada)).json()["data"]["name"] == "Mug"
+
+
+async def test_operations_on_rows_are_counted_by_outcome(client: httpx2.AsyncClient) -> None:
+    ada = await register(client, "ada@example.com")
+    row = (await client.post("/api/dynamic/gadgets", json={"name": "Lamp"}, headers=ada)).json()["data"]
+    await client.post("/api/dynamic/gadgets", json={}, headers=ada)
+    await client.get(f"/api/dynamic/gadgets/{row['id']}", headers=ada)
+    await client.get("/api/dynamic/no-such-model", headers=ada)
+    scraped = (await client.get("/metrics")).text
+    counted = {line for line in scraped.splitlines() if line.startswith("metacore_crud_operations_total{")}
+    assert counted == {
+        'metacore_crud_operations_total{model="gadgets",operation="create",outcome="ok"} 1.0',
+        'metacore_crud_operations_total{model="gadgets",operation="create",outcome="refused"} 1.0',
+        'metacore_crud_operations_total{model="gadgets",operation="get",outcome="ok"} 1.0',
+    }

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import orjson
 
 from metacore.db.database import Database
+from metacore.dynamic.counting import OperationCounter
 from metacore.dynamic.hook_points import HookContext, HookPoint, HookRegistry, run_after, run_before
 from metacore.dynamic.postgres import PostgresRows
 from metacore.dynamic.query import parse_shaped_query
@@ -26,6 +27,7 @@ from metacore.errors import Conflict, NotFound
 from metacore.identity import Principal
 from metacore.ids import new_uuid
 from metacore.metadata.validators import OrganizationValidators, ValidatorSource
+from metacore.metrics import Metrics
 from metacore.registry import Registry
 
 ATTEMPTS = 5
@@ -64,6 +66,7 @@ class DynamicService:
         on_commit: Callable[[], None] = lambda: None,
         max_per_page: int = 200,
         coalesce: bool = True,
+        metrics: Metrics | None = None,
     ) -> None:
         self.hooks = hooks if hooks is not None else HookRegistry()
         self.custom_validators: dict[str, CustomValidator] = dict(custom_validators or {})
@@ -72,6 +75,7 @@ class DynamicService:
         self._permissions = permissions
         self._validators: ValidatorSource = validators or OrganizationValidators(db)
         self._on_commit = on_commit
+        self._counter = OperationCounter(metrics)
         self._rows: Rows = PostgresRows(db, coalesce=coalesce) if db.dialect == "postgresql" else SqliteRows(db)
 
     async def list_json(self, principal: Principal, name: str, params: Sequence[tuple[str, str]]) -> bytes:
@@ -81,28 +85,36 @@ class DynamicService:
             InvalidInput: a filter value of the wrong type, a number that is none, a broken cursor.
         """
         shape = await self._open(principal, name, "read")
-        query = parse_shaped_query(shape, params, max_per_page=self.max_per_page)
-        return await self._rows.page(shape, principal, query)
+        with self._counter.of(shape.model.key, "list"):
+            query = parse_shaped_query(shape, params, max_per_page=self.max_per_page)
+            return await self._rows.page(shape, principal, query)
 
     async def get_json(self, principal: Principal, name: str, row_id: uuid.UUID) -> bytes:
         shape = await self._open(principal, name, "read")
-        body = await self._rows.get(shape, principal, row_id)
-        if body is None:
-            raise _no_row()
-        return row_envelope(body)
+        with self._counter.of(shape.model.key, "get"):
+            body = await self._rows.get(shape, principal, row_id)
+            if body is None:
+                raise _no_row()
+            return row_envelope(body)
 
     async def create_json(self, principal: Principal, name: str, values: Mapping[str, Any]) -> bytes:
         shape = await self._open(principal, name, "create")
-        return row_envelope(await self._create(shape, principal, values))
+        with self._counter.of(shape.model.key, "create"):
+            return row_envelope(await self._create(shape, principal, values))
 
     async def update_json(self, principal: Principal, name: str, row_id: uuid.UUID, values: Mapping[str, Any]) -> bytes:
         """Change the columns in `values`, and only them."""
         shape = await self._open(principal, name, "update")
-        return row_envelope(await self._update(shape, principal, row_id, values))
+        with self._counter.of(shape.model.key, "update"):
+            return row_envelope(await self._update(shape, principal, row_id, values))
 
     async def delete(self, principal: Principal, name: str, row_id: uuid.UUID) -> None:
         """Delete the row, or mark it as deleted where the model says so."""
         shape = await self._open(principal, name, "delete")
+        with self._counter.of(shape.model.key, "delete"):
+            await self._delete(shape, principal, row_id)
+
+    async def _delete(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID) -> None:
         hooks = self.hooks.at(HookPoint.BEFORE_DELETE, shape.model)
         for _ in range(ATTEMPTS):
             current = await self._current(shape, principal, row_id) if hooks else None
