@@ -208,6 +208,24 @@ async def test_an_addon_that_begins_to_bring_sql_may_change_the_tables_it_declar
     await install(installer, acme, manifest=tickets_manifest(version="1.2.0"), migrations=files)
 
 
+async def test_a_sequence_that_a_later_migration_adds_may_be_used_by_the_kernel(
+    owner_db: Database, kernel_db: Database
+) -> None:
+    installer = Installer(owner_db)
+    acme = await make_organization(owner_db)
+    await install(installer, acme, migrations={})
+    files = {"0001_a.sql": "ALTER TABLE tickets ADD COLUMN number serial;"}
+    newer = tickets_manifest(version="1.1.0")
+    await install(installer, acme, manifest=newer, migrations=files)
+    async with kernel_db.postgres.acquire() as connection, connection.transaction():
+        await connection.execute("SELECT set_config('app.current_org', $1, true)", str(acme))
+        number = await connection.fetchval(
+            "INSERT INTO addon_tickets.tickets (organization_id, title) VALUES ($1, 'x') RETURNING number", acme
+        )
+    assert number == 1
+    assert (await installer.plan(read(newer, files), [acme])).steps == ()
+
+
 async def test_every_tenants_schema_gets_every_migration(owner_db: Database) -> None:
     installer = Installer(owner_db)
     acme, globex = await make_organization(owner_db), await make_organization(owner_db, "Globex")

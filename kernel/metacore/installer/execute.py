@@ -29,7 +29,7 @@ from metacore.installer.settings_merge import check_settings, merged
 from metacore.installer.sql_migrations import JudgedMigration, judge
 from metacore.installer.state import State
 from metacore.installer.steps import StepKind
-from metacore.manifest.model import Capability, Manifest
+from metacore.manifest.model import Capability
 from metacore.secrets import Sealer
 
 MODES = ("inherit", "enforce")
@@ -86,7 +86,7 @@ class Installer:
             ModelConflict, MigrationRefused, Refused, Conflict, NotFound: it may not be installed.
         """
         async with runner.transaction(self._owner, reading=True) as connection:
-            state = await self._load(connection, bundle.manifest, organizations)
+            state = await self._load(connection, bundle, organizations)
         owner_uid = state.addon.owner_uid if state.addon is not None else ""
         self._check(bundle, state, organizations, owner_uid=owner_uid, allow_downgrade=allow_downgrade)
         pending = await asyncio.to_thread(_pending, bundle, state, organizations)
@@ -137,7 +137,7 @@ class Installer:
         check_settings(bundle.manifest, wish.settings)
         wanted = tuple(dict.fromkeys(organizations))
         async with runner.transaction(self._owner, reading=True) as connection:
-            state = await self._load(connection, bundle.manifest, wanted)
+            state = await self._load(connection, bundle, wanted)
             revision = await register.current_revision(connection)
         self._check(bundle, state, wanted, owner_uid=owner_uid, allow_downgrade=allow_downgrade)
         pending = await asyncio.to_thread(_pending, bundle, state, wanted)
@@ -219,7 +219,7 @@ class Installer:
                     ran.append(step)
                 await runner.patiently(run.close_login, step="close login")
                 async with runner.transaction(self._owner, reading=True) as connection:
-                    state = await self._load(connection, bundle.manifest, organizations)
+                    state = await self._load(connection, bundle, organizations)
                 plan = await asyncio.to_thread(build_plan, bundle, {}, state, organizations, registering=True)
                 steps = [step for step in plan.steps if step.kind not in (StepKind.CLAIM, StepKind.INSTALL)]
             for step in steps:
@@ -249,7 +249,7 @@ class Installer:
         key = wish.bundle.manifest.key
         try:
             async with runner.locked(self._owner, key) as connection:
-                state = await self._load(connection, wish.bundle.manifest, organizations)
+                state = await self._load(connection, wish.bundle, organizations)
                 self._check(
                     wish.bundle, state, organizations, owner_uid=wish.owner_uid, allow_downgrade=allow_downgrade
                 )
@@ -268,8 +268,8 @@ class Installer:
                     await migration_role.end_sessions(connection, role)
             raise
 
-    async def _load(self, connection: AsyncConnection, manifest: Manifest, organizations: Sequence[uuid.UUID]) -> State:
-        dialect = connection.dialect.name
+    async def _load(self, connection: AsyncConnection, bundle: Bundle, organizations: Sequence[uuid.UUID]) -> State:
+        manifest, dialect = bundle.manifest, connection.dialect.name
 
         def schemas(installed: Collection[uuid.UUID]) -> list[str]:
             everybody = tuple(dict.fromkeys((*installed, *organizations)))
@@ -282,6 +282,7 @@ class Installer:
             schemas=schemas,
             kernel_role=self._kernel_role,
             host_models=self._host_models(),
+            functions=bool(bundle.migrations),
         )
         if state.addon is not None and state.addon.version != manifest.version:
             state = await observe.load_requirements(connection, state)

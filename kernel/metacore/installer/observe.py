@@ -41,10 +41,12 @@ async def load_state(
     schemas: Callable[[Collection[uuid.UUID]], Sequence[str]],
     kernel_role: str,
     host_models: Mapping[str, str],
+    functions: bool = False,
 ) -> State:
     """The state of `key` in this database: its rows, the organizations, and its schemas.
 
-    `schemas` gives the names of those that it should have, from the organizations that have it already.
+    `schemas` gives the names of those that it should have, from the organizations that have it already. `functions`
+    reads the names of all functions outside the addon's schemas, which only judging SQL needs.
     """
     addon = (await connection.execute(select(Addon.__table__).where(Addon.key == key))).mappings().one_or_none()
     installed = await connection.execute(
@@ -73,7 +75,7 @@ async def load_state(
     if state.dialect == "sqlite":
         tables = await connection.run_sync(_sqlite_tables, f"addon_{key}__")
         return replace(state, schemas={"": SchemaFacts("", exists=True, addon_key=key, tables=tables)})
-    return await _load_postgres(connection, key, state, schemas(rows), kernel_role)
+    return await _load_postgres(connection, key, state, schemas(rows), kernel_role, functions)
 
 
 async def load_requirements(connection: AsyncConnection, state: State) -> State:
@@ -131,7 +133,12 @@ async def _others(connection: AsyncConnection, key: str) -> dict[str, OtherAddon
 
 
 async def _load_postgres(
-    connection: AsyncConnection, key: str, state: State, schemas: Collection[str], kernel_role: str
+    connection: AsyncConnection,
+    key: str,
+    state: State,
+    schemas: Collection[str],
+    kernel_role: str,
+    functions: bool,
 ) -> State:
     driver = await driver_of(connection)
     facts = await driver.fetchrow(SERVER, kernel_role)
@@ -145,7 +152,8 @@ async def _load_postgres(
     others = await connection.execute(select(AddonSchema.__table__).where(AddonSchema.name.in_(schemas)))
     listed.update({row.name: row for row in others})
     kernel = facts["kernel_role"] or ""
-    taken = frozenset(row["proname"] for row in await driver.fetch(TAKEN_FUNCTIONS))
+    outside = await driver.fetch(TAKEN_FUNCTIONS) if functions else []
+    taken = frozenset(row["proname"] for row in outside)
     applied = await _applied(connection, driver, key)
     read = {}
     for name in dict.fromkeys((*schemas, *listed)):
@@ -236,6 +244,10 @@ SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND has_schema_privilege($2, n.oid, 'USAGE')
   AND has_table_privilege($2, c.oid, 'SELECT') AND has_table_privilege($2, c.oid, 'INSERT')
   AND has_table_privilege($2, c.oid, 'UPDATE') AND has_table_privilege($2, c.oid, 'DELETE')
+  AND NOT EXISTS (
+    SELECT FROM pg_sequence q JOIN pg_class s ON s.oid = q.seqrelid
+    WHERE s.relnamespace = n.oid AND NOT has_sequence_privilege($2, q.seqrelid, 'USAGE')
+  )
 """
 
 OBJECTS = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -32,6 +33,8 @@ LOCK_TIMEOUT = "3s"
 ADVISORY_TIMEOUT = "10s"
 STATEMENT_TIMEOUT = "600s"
 INDEX_TIMEOUT = "3600s"
+INDEX_LOCK_TIMEOUT = "60s"
+"""A concurrent build waits for older transactions without holding anybody up."""
 
 
 @asynccontextmanager
@@ -187,18 +190,21 @@ class Runner:
             statement_cache_size=0,
             server_settings={
                 "application_name": "metacore-installer",
-                "lock_timeout": LOCK_TIMEOUT,
+                "lock_timeout": INDEX_LOCK_TIMEOUT,
                 "statement_timeout": INDEX_TIMEOUT,
             },
         )
         try:
             self._point(f"inside {step.name}")
-            for statement in step.statements:
-                try:
+            # A broken index of an earlier try would make IF NOT EXISTS skip the good one.
+            await self._drop_broken(connection, step)
+            try:
+                for statement in step.statements:
                     await connection.execute(statement)
-                except asyncpg.PostgresError:
+            except asyncpg.PostgresError:
+                with contextlib.suppress(asyncpg.PostgresError):
                     await self._drop_broken(connection, step)
-                    raise
+                raise
         finally:
             await connection.close(timeout=10)
         await self._finish(step.name, position)
@@ -206,10 +212,7 @@ class Runner:
     async def _drop_broken(self, connection: asyncpg.Connection[asyncpg.Record], step: Step) -> None:
         """What a failed CREATE INDEX CONCURRENTLY leaves is of no use and slows every write down."""
         for row in await connection.fetch(BROKEN_INDEXES, step.schema, step.table):
-            try:
-                await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {row['name']}")
-            except asyncpg.PostgresError as error:
-                log.info("installer.broken_index_left", index=row["name"], reason=said(error))
+            await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {row['name']}")
 
     async def _migrate(self, step: Step, position: int) -> None:
         assert step.migration is not None
