@@ -104,7 +104,7 @@ class FolderWorld:
                 state=DatabaseState(self.owner),
             ),
             trust,
-            requests=RequestWorker(self.owner, installer, trust.current, sealer),
+            companions=[RequestWorker(self.owner, installer, trust.current, sealer)],
             settings=settings,
             on_event=self._happened,
         )

@@ -38,6 +38,7 @@ from metacore.secrets import Sealer
 from metacore_operator.conditions import Event
 from metacore_operator.folder.runner import FolderRunner
 from metacore_operator.folder.store import Store
+from metacore_operator.housekeeping import Housekeeping
 from metacore_operator.outcomes import Reason
 from metacore_operator.resources.addon import Addon
 from metacore_operator.resources.spec import SourceKind
@@ -232,7 +233,7 @@ class Development:
             ports,
             trust,
             settings=ReconcileSettings(pulse=PULSE_SECONDS),
-            requests=RequestWorker(owner, installer, trust.current, sealer),
+            companions=[RequestWorker(owner, installer, trust.current, sealer), Housekeeping(owner)],
             on_event=self._happened,
             on_progress=self._progressed,
         )

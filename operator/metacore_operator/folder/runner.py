@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -33,8 +33,8 @@ WATCH_DEBOUNCE_MS = 300
 WATCH_STEP_MS = 50
 
 
-class Requests(Protocol):
-    """The wishes of tenants, which need the same rights as a reconcile."""
+class Companion(Protocol):
+    """Work that needs the same rights as a reconcile and runs beside it: wishes of tenants, housekeeping."""
 
     async def run(self, stop: asyncio.Event) -> None: ...
 
@@ -53,7 +53,7 @@ class FolderRunner:
         ports: Ports,
         trust: Trust,
         *,
-        requests: Requests | None = None,
+        companions: Sequence[Companion] = (),
         settings: ReconcileSettings | None = None,
         on_event: Callable[[Addon, Event], None] | None = None,
         on_progress: Callable[[Addon, str], None] = lambda _addon, _text: None,
@@ -62,7 +62,7 @@ class FolderRunner:
         self._root = root
         self._ports = ports
         self._trust = trust
-        self._requests = requests
+        self._companions = tuple(companions)
         self._settings = settings or ReconcileSettings()
         self._on_event = on_event or _log_event
         self._on_progress = on_progress
@@ -85,8 +85,7 @@ class FolderRunner:
             self._pulse(stop),
             *(self._work() for _ in range(self._settings.workers)),
         ]
-        if self._requests is not None:
-            tasks.append(self._requests.run(stop))
+        tasks += [companion.run(stop) for companion in self._companions]
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(task) for task in tasks]
             await stop.wait()

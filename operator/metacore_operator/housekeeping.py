@@ -1,0 +1,45 @@
+"""What has to be thrown away now and then, and only the owner may."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections.abc import Callable
+
+from metacore.auth.sessions import purge_sessions
+from metacore.db.database import Database
+from metacore.logs import get_logger
+
+log = get_logger(__name__)
+
+DAY = 86_400.0
+
+
+class Housekeeping:
+    """Deletes ended login sessions and their refresh tokens at the start and then every `interval` seconds."""
+
+    def __init__(
+        self,
+        owner: Database,
+        *,
+        interval: float = DAY,
+        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+    ) -> None:
+        self._owner = owner
+        self._interval = interval
+        self._now = now
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set. A failure is told and tried again at the next turn."""
+        while not stop.is_set():
+            try:
+                gone = await purge_sessions(self._owner, now=self._now())
+            except Exception as error:
+                log.warning("housekeeping.failed", error=type(error).__name__)
+            else:
+                if gone:
+                    log.info("housekeeping.sessions_purged", rows=gone)
+            try:
+                await asyncio.wait_for(stop.wait(), self._interval)
+            except TimeoutError:
+                continue
