@@ -47,9 +47,9 @@ format: $(STAMP) ## Format the code
 	@$(BIN)/ruff format .
 
 lock: $(BIN)/uv ## Pin requirements again
-	@for name in uv dev image; do \
+	@for name in uv dev image go; do \
 	  case $$name in \
-	    uv) input=requirements/uv.in; extra= ;; \
+	    uv|go) input=requirements/$$name.in; extra= ;; \
 	    dev) input=pyproject.toml; extra="--all-extras --group dev" ;; \
 	    image) input="pyproject.toml requirements/image.in"; extra="--extra operator" ;; \
 	  esac; \

