@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -15,10 +17,12 @@ from metacore.wasm.call_paths import choose_path, examine
 from metacore.wasm.calls import HostImport
 from metacore.wasm.engine import Engine
 from metacore.wasm.fast_call import FastPath
+from metacore.wasm.guest import Guest
+from metacore.wasm.instance import call_export
 from metacore.wasm.limits import Limits
 from metacore.wasm.memory_services import MemoryServices
 from metacore.wasm.modules import Modules
-from metacore.wasm.ports import HostCall
+from metacore.wasm.ports import HostCall, deadline_in
 from metacore.wasm.public_call import PublicPath
 
 
@@ -84,6 +88,21 @@ def test_even_an_exit_of_a_host_function_leaves_nothing_behind(
     assert reply.failure.code is FailureCode.RUNTIME_ERROR
     assert binding.LAST_EXCEPTION is None
     assert call(modules, guest("echo"), "echo", b"[1]").value == [1]
+    modules.close()
+
+
+def test_a_cancelled_guest_ends_long_before_its_deadline(engine: Engine) -> None:
+    modules = Modules(engine, path=FastPath(engine.raw))
+    wasm = guest("hostile")
+    module = modules.load(hashlib.sha256(wasm).hexdigest(), lambda: wasm)
+    spinning = Guest(HostCall("shop", "spin", deadline_in(20)), Limits(timeout=20))
+    timer = threading.Timer(0.01, spinning.cancel)
+    timer.start()
+    reply = call_export(modules, module, "spin", b"{}", spinning)
+    timer.join()
+    assert reply.failure is not None
+    assert reply.failure.code is FailureCode.CANCELLED
+    assert spinning.call.remaining() > 0
     modules.close()
 
 

@@ -129,12 +129,14 @@ async def test_a_guest_cancelled_twice_is_still_waited_for() -> None:
         gate = Gate()
         task = await spin(runtime, "shop", gate)
         await gate.all_here.wait()
-        task.cancel()
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.sleep(0)
-        assert not task.done()
-        gate.open()
+        try:
+            task.cancel()
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.sleep(0)
+            assert not task.done()
+        finally:
+            gate.open()
         with pytest.raises(asyncio.CancelledError):
             await task
 
