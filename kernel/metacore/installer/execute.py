@@ -29,6 +29,7 @@ from metacore.installer.settings_merge import check_settings, merged
 from metacore.installer.sql_migrations import JudgedMigration, judge
 from metacore.installer.state import State
 from metacore.installer.steps import StepKind
+from metacore.installer.wasm_check import check_wasm
 from metacore.manifest.model import Capability
 from metacore.secrets import Sealer
 
@@ -90,6 +91,7 @@ class Installer:
         owner_uid = state.addon.owner_uid if state.addon is not None else ""
         self._check(bundle, state, organizations, owner_uid=owner_uid, allow_downgrade=allow_downgrade)
         pending = await asyncio.to_thread(_pending, bundle, state, organizations)
+        await self._check_code(bundle, state)
         return await asyncio.to_thread(build_plan, bundle, pending, state, organizations)
 
     async def install(
@@ -141,12 +143,18 @@ class Installer:
             revision = await register.current_revision(connection)
         self._check(bundle, state, wanted, owner_uid=owner_uid, allow_downgrade=allow_downgrade)
         pending = await asyncio.to_thread(_pending, bundle, state, wanted)
+        await self._check_code(bundle, state)
         changes = self._settings(wish, state, wanted)
         registering = bool(changes) or _differs(wish, state)
         plan = await asyncio.to_thread(build_plan, bundle, pending, state, wanted, registering=registering)
         if not plan.changed:
             return InstallReport(plan.addon_key, plan.version, plan.digest, wish.signer, revision, changed=False)
         return await self._carry_out(plan, wish, wanted, state, allow_downgrade=allow_downgrade, progress=progress)
+
+    async def _check_code(self, bundle: Bundle, state: State) -> None:
+        """Scan an addon's module, unless the very same bundle is installed already."""
+        if state.addon is None or state.addon.digest != bundle.digest:
+            await asyncio.to_thread(check_wasm, bundle)
 
     async def enable(self, key: str, organization: uuid.UUID) -> int:
         """Serve the addon to an organization. Returns the registry's revision. NotFound when it is not installed."""
