@@ -16,6 +16,10 @@ from metacore_operator.resources.strict import Strict, exactly_one
 ADDON_KEY = r"^[a-z][a-z0-9_]{1,47}$"
 SHA256_HEX = r"^[0-9a-f]{64}$"
 
+MOST_VALUES = 1000
+MOST_REQUIREMENTS = 32
+"""Lists have an end, because an API server refuses rules over lists that have none."""
+
 
 class LocalReference(Strict):
     """Names an object in the Addon's own namespace that carries the label `metacore.dev/allow: <addon name>`."""
@@ -103,7 +107,9 @@ class SignatureSource(Strict):
 class SelectorRequirement(Strict):
     key: str = Field(min_length=1, description="Label of the organization; every one has `id` and `name`.")
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"] = Field(description="How `values` are compared.")
-    values: tuple[str, ...] = Field(default=(), strict=False, description="Empty for Exists and DoesNotExist.")
+    values: tuple[str, ...] = Field(
+        default=(), strict=False, max_length=MOST_VALUES, description="Empty for Exists and DoesNotExist."
+    )
 
     @model_validator(mode="after")
     def _values_fit(self) -> Self:
@@ -118,9 +124,11 @@ class SelectorRequirement(Strict):
 class OrganizationSelector(Strict):
     """All of what is given must hold, as in a Kubernetes label selector."""
 
-    match_labels: dict[str, str] = Field(default={}, description="Labels with the values that they must have.")
+    match_labels: dict[str, str] = Field(
+        default={}, max_length=MOST_REQUIREMENTS, description="Labels with the values that they must have."
+    )
     match_expressions: tuple[SelectorRequirement, ...] = Field(
-        default=(), strict=False, description="Requirements on labels."
+        default=(), strict=False, max_length=MOST_REQUIREMENTS, description="Requirements on labels."
     )
 
     @model_validator(mode="after")
@@ -137,7 +145,11 @@ class Organizations(Strict):
 
     all: bool | None = Field(default=None, description="Every organization, also those made later.")
     names: tuple[str, ...] | None = Field(
-        default=None, strict=False, min_length=1, description="Names or ids of organizations. A name must be unique."
+        default=None,
+        strict=False,
+        min_length=1,
+        max_length=MOST_VALUES,
+        description="Names or ids of organizations. A name must be unique.",
     )
     selector: OrganizationSelector | None = Field(default=None, description="Organizations chosen by their labels.")
 
@@ -185,7 +197,11 @@ class Capabilities(Strict):
         description="Declared grants what the bundle asks for; Listed only what is listed, and asking for more waits.",
     )
     listed: tuple[GrantedCapability, ...] = Field(
-        default=(), alias="list", strict=False, description="What is granted when accept is Listed."
+        default=(),
+        alias="list",
+        strict=False,
+        max_length=MOST_VALUES,
+        description="What is granted when accept is Listed.",
     )
 
     @model_validator(mode="after")
@@ -199,6 +215,7 @@ class Preflight(Strict):
     waivers: tuple[str, ...] = Field(
         default=(),
         strict=False,
+        max_length=MOST_REQUIREMENTS,
         description="Codes of data risks to accept, as the PreflightPassed condition names them.",
     )
 
@@ -220,7 +237,10 @@ class AddonSpec(Strict):
     organizations: Organizations = Field(description="Which organizations get the addon.")
     settings: dict[str, Any] = Field(default={}, description="Values of the addon's settings in every organization.")
     settings_from: tuple[SettingsSource, ...] = Field(
-        default=(), strict=False, description="Settings from Secrets and ConfigMaps; `settings` wins over them."
+        default=(),
+        strict=False,
+        max_length=MOST_REQUIREMENTS,
+        description="Settings from Secrets and ConfigMaps; `settings` wins over them.",
     )
     capabilities: Capabilities = Field(default=Capabilities(), description="What the addon may do.")
     mode: Literal["inherit", "enforce"] = Field(
