@@ -58,7 +58,7 @@ lock: $(BIN)/uv ## Pin requirements again
 	done
 
 docs: $(STAMP) ## Build the documentation into site/
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## Remove what was built here (data and caches outside stay)
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis examples/addons/dist
