@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Self
-from uuid import UUID
+from typing import Any, Self
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
@@ -25,7 +24,7 @@ from metacore.api.deps import authenticated, optional_principal
 from metacore.api.errors import refuse_in_the_envelope
 from metacore.api.lane import Lane
 from metacore.api.middleware import RequestMiddleware
-from metacore.api.navigation import CoreGroups
+from metacore.api.navigation import CoreGroups, groups_for
 from metacore.api.records import RecordsEndpoint
 from metacore.api.route import KernelRoute
 from metacore.api.routes import KernelServices, kernel_routes
@@ -44,7 +43,7 @@ from metacore.dynamic.imports import ImportService
 from metacore.dynamic.options import OptionsService
 from metacore.dynamic.search import SearchService
 from metacore.dynamic.service import DynamicService
-from metacore.errors import InvalidInput, Misconfigured, Unavailable
+from metacore.errors import Misconfigured, Unavailable
 from metacore.events.bus import Bus
 from metacore.events.relay import Relay
 from metacore.manifest.names import MODEL_KEY, MODEL_KEY_FORM
@@ -156,7 +155,7 @@ class App:
             pod=config.pod_name,
             metrics=self.metrics,
         )
-        self._core_groups = _core_groups(config)
+        self._core_groups = groups_for(config.core_groups)
         self._factories: dict[str, Factory] = {}
         self._mounted = False
         self._running: AsyncExitStack | None = None
@@ -330,6 +329,7 @@ class App:
                 max_upload_bytes=config.max_upload_bytes,
                 sealer=sealer,
                 wait_seconds=config.request_wait,
+                load=self.loader.load,
             ),
             core_groups=self._core_groups,
             hub=self.hub,
@@ -380,23 +380,3 @@ def _auth_config(config: AppConfig) -> AuthConfig:
         refresh_token_ttl=config.refresh_token_ttl,
         registration=config.registration,
     )
-
-
-def _core_groups(config: AppConfig) -> CoreGroups:
-    """The host's groups by organization. Fixed ones are looked at once, before anything is served.
-
-    Raises:
-        Misconfigured: a group that is not of contract 17's shape.
-    """
-    groups = config.core_groups
-    if callable(groups):
-        return groups
-    try:
-        fixed = navigation.merge(groups, ())
-    except InvalidInput as error:
-        raise Misconfigured(f"core_groups: {error.message}") from error
-
-    def same_for_everybody(_organization_id: UUID) -> Sequence[navigation.Group]:
-        return fixed
-
-    return same_for_everybody

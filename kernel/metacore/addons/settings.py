@@ -44,7 +44,7 @@ class InstallationSettings:
         return {
             "definitions": [_definition_json(setting) for setting in definitions],
             "values": {
-                setting.key: stored.get(setting.key, setting.default_value)
+                setting.key: _shown(stored.get(setting.key, setting.default_value))
                 for setting in definitions
                 if not setting.secret
             },
@@ -108,6 +108,11 @@ class InstallationSettings:
         return stored or {}
 
 
+def _shown(value: Any) -> Any:
+    """A value that was sealed under an older manifest, which called the setting a secret, stays one."""
+    return None if isinstance(value, dict) and value.keys() == {SEALED} else value
+
+
 def _definition_json(setting: Setting) -> dict[str, Any]:
     shown = setting.model_dump(mode="json", exclude_defaults=True)
     return {"key": setting.key, "label": setting.label or setting.key, "type": setting.type, **shown} | (
@@ -132,9 +137,15 @@ def _problem(setting: Setting | None, name: str, value: Any) -> Problem | None:
     else:
         fits, expected = isinstance(value, str), "a string"
     if setting.options and value not in [option.value for option in setting.options]:
-        return Problem(name, "option", f"{name!r} must be one of {', '.join(str(o.value) for o in setting.options)}")
+        return Problem(
+            name, "option", f"{name[:64]!r} must be one of {', '.join(str(o.value) for o in setting.options)}"
+        )
     if not fits and not setting.options:
         return Problem(name, "type", f"{name!r} must be {expected}")
-    if len(orjson.dumps(value)) > MAX_VALUE_BYTES:
+    encoded = orjson.dumps(value)
+    if len(encoded) > MAX_VALUE_BYTES:
         return Problem(name, "too_large", f"{name!r} is larger than {MAX_VALUE_BYTES} bytes")
+    # Escaped backslashes go first, so that what is left of this form is the character and not text about it.
+    if b"\\u0000" in encoded.replace(b"\\\\", b""):
+        return Problem(name, "nul", f"{name!r} must not hold the character U+0000")
     return None

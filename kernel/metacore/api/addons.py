@@ -1,15 +1,10 @@
-"""Addons over HTTP (contract 16): what a tenant has, could have, and asks to change.
+"""Addons over HTTP (contract 16): what a tenant has and could have, settings, frontend files."""
 
-A route that installs or removes only writes a request; whoever holds the owner role executes it (architecture 5).
-"""
-
-import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
-from uuid import UUID
+from typing import Annotated
 
-import orjson
-from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from metacore.addons.catalog import catalog_of, manifests_of
@@ -18,21 +13,16 @@ from metacore.addons.settings import InstallationSettings
 from metacore.api import envelope
 from metacore.api.deps import OptionalPrincipalDependency, PrincipalDependency
 from metacore.api.records import RecordsEndpoint
-from metacore.api.route import Handler, KernelRoute
-from metacore.bundle.read import Bundle, read_bundle
-from metacore.bundle.signature import Signature
+from metacore.api.route import KernelRoute
 from metacore.db.database import Database
-from metacore.errors import InvalidInput, NotFound, PayloadTooLarge, PermissionDenied
+from metacore.errors import NotFound, PermissionDenied
 from metacore.identity import Principal
-from metacore.ids import parse_uuid
-from metacore.installer import requests
 from metacore.permissions.service import PermissionService
 from metacore.registry import Registry
+from metacore.secrets import Sealer
 from metacore.version import __version__
 
 VERSION_HEADER = "X-Metacore-Kernel-Version"
-WAIT_SECONDS = 15.0
-"""How long a route waits for an installation before it answers 202."""
 ADMIN_ROLES = frozenset({"owner", "admin"})
 """Who may manage addons where no permission store is wired."""
 
@@ -40,20 +30,16 @@ ADMIN_ROLES = frozenset({"owner", "admin"})
 class AddonRoute(KernelRoute):
     """Every reply of this room tells the kernel's version."""
 
-    def get_route_handler(self) -> Handler:
-        handle = super().get_route_handler()
-
-        async def versioned(request: Request) -> Response:
-            response = await handle(request)
-            response.headers[VERSION_HEADER] = __version__
-            return response
-
-        return versioned
+    def finish(self, response: Response) -> Response:
+        response.headers[VERSION_HEADER] = __version__
+        return response
 
 
 @dataclass(frozen=True, slots=True)
 class AddonServices:
-    """What the routes need. `enforcing` tells the mode of this process."""
+    """What the routes need. `enforcing` tells the mode of this process; `sealer` opens the secrets that a worker sealed
+    for who asked; `wait_seconds` is how long a route waits for a worker before it answers 202; `load` makes this
+    process serve what the database says now."""
 
     database: Database
     registry: Registry
@@ -63,12 +49,18 @@ class AddonServices:
     permissions: PermissionService | None
     enforcing: bool
     max_upload_bytes: int
+    sealer: Sealer | None
+    wait_seconds: float
+    load: Callable[[], Awaitable[int]]
+
+    async def may(self, principal: Principal, capability: str) -> bool:
+        if self.permissions is not None:
+            return await self.permissions.check(principal, capability)
+        return principal.role in ADMIN_ROLES
 
     async def require(self, principal: Principal, capability: str) -> None:
-        if self.permissions is not None:
-            await self.permissions.require(principal, capability)
-        elif principal.role not in ADMIN_ROLES:
-            raise PermissionDenied(f"permission denied: missing capability {capability!r}".replace("'", '"'))
+        if not await self.may(principal, capability):
+            raise PermissionDenied(f'permission denied: missing capability "{capability}"')
 
 
 def build_addons_router(
@@ -76,7 +68,6 @@ def build_addons_router(
 ) -> APIRouter:
     router = APIRouter(prefix="/metacore", route_class=AddonRoute, tags=["addons"])
     _reading(router, services, authenticated, optional)
-    _installations(router, services, authenticated)
     _settings(router, services, authenticated)
     return router
 
@@ -115,59 +106,9 @@ def _reading(
             "Cache-Control": "public, max-age=31536000, immutable" if immutable else "public, no-cache",
             "X-Content-Type-Options": "nosniff",
         }
-        if request.headers.get("if-none-match") == headers["ETag"]:
+        if _matches(request.headers.get("if-none-match", ""), file.etag):
             return Response(status_code=304, headers=headers)
         return Response(file.content, media_type=file.content_type, headers=headers)
-
-
-def _installations(router: APIRouter, services: AddonServices, authenticated: PrincipalDependency) -> None:
-    Caller = Annotated[Principal, Depends(authenticated)]  # noqa: N806 - a type.
-
-    @router.post("/installations/{key}", summary="Install a signed bundle", status_code=201)
-    async def install(
-        principal: Caller,
-        key: str,
-        bundle: Annotated[UploadFile, File(description="The bundle, a tar.gz")],
-        signature: Annotated[str | None, Form(description="The signature object, JSON")] = None,
-    ) -> Response:
-        await services.require(principal, "addons.install")
-        content = await bundle.read(services.max_upload_bytes + 1)
-        if len(content) > services.max_upload_bytes:
-            raise PayloadTooLarge(f"the bundle is larger than {services.max_upload_bytes} bytes")
-        read: Bundle = await asyncio.to_thread(read_bundle, content)
-        if read.manifest.key != key:
-            raise InvalidInput(f"the bundle is of addon {read.manifest.key!r}, the URL names {key[:64]!r}")
-        request_id = await requests.submit(
-            services.database, principal, "install", key, bundle=content, signature=_signature(signature)
-        )
-        return await _answer(services, principal, request_id)
-
-    @router.post("/installations/{key}/enable", summary="Enable an installed addon")
-    async def enable(principal: Caller, key: str) -> Response:
-        await services.require(principal, "addons.update")
-        return await _answer(services, principal, await requests.submit(services.database, principal, "enable", key))
-
-    @router.post("/installations/{key}/disable", summary="Disable an addon and keep its data")
-    async def disable(principal: Caller, key: str) -> Response:
-        await services.require(principal, "addons.update")
-        return await _answer(services, principal, await requests.submit(services.database, principal, "disable", key))
-
-    @router.post("/installations/{key}/secret/rotate", summary="Replace the installation's secret")
-    async def rotate(principal: Caller, key: str) -> Response:
-        await services.require(principal, "addons.update")
-        submitted = await requests.submit(services.database, principal, "rotate_secret", key)
-        return await _answer(services, principal, submitted)
-
-    @router.delete("/installations/{key}", summary="Uninstall an addon; ?drop=true removes its data")
-    async def uninstall(principal: Caller, key: str, drop: bool = False) -> Response:
-        await services.require(principal, "addons.delete")
-        submitted = await requests.submit(services.database, principal, "uninstall", key, arguments={"drop": drop})
-        return await _answer(services, principal, submitted)
-
-    @router.get("/requests/{id}", summary="What became of a request that took long")
-    async def request_outcome(principal: Caller, id: str) -> Response:
-        await services.require(principal, "addons.read")
-        return await _answer(services, principal, parse_uuid(id), wait=0)
 
 
 def _settings(router: APIRouter, services: AddonServices, authenticated: PrincipalDependency) -> None:
@@ -185,26 +126,10 @@ def _settings(router: APIRouter, services: AddonServices, authenticated: Princip
         return envelope.ok(await services.settings.write(principal.organization_id, key, values))
 
 
-async def _answer(
-    services: AddonServices, principal: Principal, request_id: UUID, *, wait: float = WAIT_SECONDS
-) -> Response:
-    """The outcome of a request: its result, 202 while it is under way, or the error that ended it."""
-    outcome = await requests.wait(services.database, principal.organization_id, request_id, wait)
-    if outcome.error is not None:
-        raise outcome.error
-    if not outcome.finished:
-        return envelope.ok({"request_id": str(request_id), "status": outcome.status}, status=202)
-    return envelope.bare({"success": True, **outcome.result})
-
-
-def _signature(text: str | None) -> Signature | None:
-    if not text:
-        return None
-    try:
-        value: Any = orjson.loads(text)
-        return Signature.model_validate(value)
-    except ValueError as error:
-        raise InvalidInput("the signature is not a JSON object as contract 9 describes it") from error
+def _matches(if_none_match: str, etag: str) -> bool:
+    """RFC 9110 13.1.2: a list of entity tags, compared weakly, or `*`."""
+    tags = {tag.strip().removeprefix("W/").strip('"') for tag in if_none_match.split(",")}
+    return etag in tags or "*" in tags
 
 
 def _served_digest(registry: Registry, key: str, principal: Principal | None) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from metacore import errors
@@ -25,6 +28,9 @@ STATUS: Mapping[type[errors.MetacoreError], int] = {
     errors.NotWired: 501,
     errors.Unavailable: 503,
 }
+
+FRAMEWORK_CODES: Mapping[int, str] = {400: "invalid_input", 404: "not_found", 405: "method_not_allowed"}
+"""The `code` of a failure that the framework raises, by status."""
 
 INTERNAL_ERROR = "internal error"
 
@@ -60,17 +66,34 @@ def from_validation(error: RequestValidationError) -> errors.InvalidInput:
     """What FastAPI found wrong with a body, path or query, in the contract's words."""
     problems = []
     for item in error.errors():
-        location = [str(part) for part in item.get("loc", ()) if part not in ("body", "query", "path", "header")]
-        problems.append(
-            errors.Problem(".".join(location) or "body", str(item.get("type", "invalid")), str(item["msg"]))
-        )
+        kind, location = str(item.get("type", "invalid")), item.get("loc", ())
+        if kind == "json_invalid":
+            return errors.InvalidInput("the body is not JSON", code="invalid_json")
+        names = [str(part) for part in location if part not in ("body", "query", "path", "header")]
+        problems.append(errors.Problem(".".join(names) or "body", kind, str(item["msg"])))
     first = problems[0] if problems else errors.Problem("body", "invalid", "cannot be read")
     return errors.InvalidInput(f"invalid request: {first.field}: {first.message}", problems=problems)
 
 
 def from_http(error: HTTPException) -> Response:
-    """The envelope for an exception of the framework: unknown route, wrong method."""
+    """The envelope for an exception of the framework: unknown route, wrong method, unreadable form."""
     message = error.detail if isinstance(error.detail, str) else "request refused"
-    body = {"success": False, "message": message}
+    body = {"success": False, "message": message, "code": FRAMEWORK_CODES.get(error.status_code, "refused")}
     headers = dict(error.headers) if error.headers else None
     return envelope.raw(envelope.dumps(body), status=error.status_code, headers=headers)
+
+
+def refuse_in_the_envelope(web: FastAPI, prefix: str) -> None:
+    """Let `web` refuse paths under `prefix` that no route answers in the envelope; all else stays as it was."""
+    before = web.exception_handlers[HTTPException]
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+        if "endpoint" not in request.scope and f"{path}/".startswith(f"{prefix}/"):
+            return from_http(error)
+        answer: Any = before(request, error)
+        reply: Response = await answer if inspect.isawaitable(answer) else answer
+        return reply
+
+    web.add_exception_handler(HTTPException, refuse)

@@ -197,7 +197,10 @@ class _Exchange:
                 # The application swallowed the refusal and makes up a reply of its own; ours follows when it is done.
                 return
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._identifier), _NOSNIFF]
+            headers = [*message.get("headers", ()), (b"x-request-id", self._identifier)]
+            if _NOSNIFF not in headers:
+                headers.append(_NOSNIFF)
+            message["headers"] = headers
         elif self.too_large and not self.status:
             return
         await self._send(message)

@@ -11,11 +11,27 @@ from metacore import navigation
 from metacore.api import envelope
 from metacore.api.addons import AddonRoute
 from metacore.api.deps import OptionalPrincipalDependency
+from metacore.errors import InvalidInput, Misconfigured
 from metacore.identity import Principal
 from metacore.permissions.service import PermissionService
 from metacore.registry import Registry
 
 CoreGroups = Callable[[UUID], Sequence[navigation.Group | Mapping[str, Any]]]
+
+
+def groups_for(groups: CoreGroups | Sequence[navigation.Group | Mapping[str, Any]]) -> CoreGroups:
+    """The same fixed groups for every organization, looked at once now; a function stays as it is.
+
+    Raises:
+        Misconfigured: a group that is not of contract 17's shape.
+    """
+    if callable(groups):
+        return groups
+    try:
+        fixed = navigation.merge(groups, ())
+    except InvalidInput as error:
+        raise Misconfigured(f"core_groups: {error.message}") from error
+    return lambda _organization_id: fixed
 
 
 def no_groups(_organization_id: UUID) -> Sequence[navigation.Group]:

@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from metacore.api.errors import failure, from_http, from_validation
 from metacore.errors import MetacoreError
@@ -20,17 +21,28 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 class KernelRoute(APIRoute):
     """An exception handler of the application would belong to the host; this one belongs to the route."""
 
+    def finish(self, response: Response) -> Response:
+        """Every reply of the route goes through here; a room's own route class may add headers."""
+        return response
+
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
             try:
-                return await handle(request)
+                return self.finish(await handle(request))
             except MetacoreError as error:
-                return failure(error)
+                return self.finish(failure(error))
             except RequestValidationError as error:
-                return failure(from_validation(error))
+                return self.finish(failure(from_validation(error)))
             except HTTPException as error:
-                return from_http(error)
+                return self.finish(from_http(error))
 
         return guarded
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().handle(scope, receive, send)
+        except HTTPException as error:
+            # What the handler raises never gets here: this is the method that the route does not have.
+            await self.finish(from_http(error))(scope, receive, send)

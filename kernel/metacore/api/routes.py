@@ -12,8 +12,9 @@ from metacore.api.addons import AddonServices, build_addons_router
 from metacore.api.auth import build_auth_router
 from metacore.api.deps import OptionalPrincipalDependency, PrincipalDependency
 from metacore.api.health import Check, build_health_router
+from metacore.api.installations import build_installations_router
 from metacore.api.metadata import build_metadata_router
-from metacore.api.navigation import build_navigation_router
+from metacore.api.navigation import CoreGroups, build_navigation_router
 from metacore.api.openapi import build_docs_router
 from metacore.api.options import build_options_router
 from metacore.api.permissions import build_permissions_router
@@ -50,6 +51,7 @@ class KernelServices:
     exports: ExportService
     imports: ImportService
     addons: AddonServices
+    core_groups: CoreGroups
     hub: Hub
     metrics: Metrics | None
     checks: Mapping[str, Check]
@@ -78,8 +80,11 @@ def kernel_routes(
         build_users_router(services.auth, services.permissions),
         build_permissions_router(services.permissions, services.auth),
         build_metadata_router(services.metadata, services.permissions, services.principal),
-        build_navigation_router(services.registry, services.permissions, services.optional),
+        build_navigation_router(
+            services.registry, services.permissions, services.optional, core_groups=services.core_groups
+        ),
         build_addons_router(services.addons, services.principal, services.optional),
+        build_installations_router(services.addons, services.principal),
         build_options_router(services.options, services.search, services.facets, services.principal),
         build_transfer_router(services.exports, services.imports, services.principal),
         build_ws_router(services.hub, services.auth.authenticate),
