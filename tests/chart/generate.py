@@ -1,0 +1,140 @@
+"""`python -m tests.chart.generate` writes what the chart derives from elsewhere.
+
+That is the kernel's settings in values.schema.json, the copies of crds/, and the tables in docs/chart.md. A test fails
+while any of them is stale.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metacore.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "metacore"
+SCHEMA = CHART / "values.schema.json"
+ALERTS = CHART / "files" / "alerts.yaml"
+DEFINITIONS = CHART / "files" / "crds"
+PAGE = ROOT / "docs" / "chart.md"
+
+SET_BY_THE_CHART = frozenset(
+    {
+        "database_url",
+        "direct_database_url",
+        "owner_database_url",
+        "transaction_pooler",
+        "jwt_secrets",
+        "master_key",
+        "enforce",
+        "port",
+        "pod_name",
+        "cache_dir",
+        "trusted_keys",
+        "trusted_key",
+        "allow_unsigned_bundles",
+    }
+)
+"""Settings that have values of their own, or none: `settings` takes the rest of those that are no secrets."""
+
+
+def main() -> None:
+    DEFINITIONS.mkdir(exist_ok=True)
+    for path in DEFINITIONS.glob("*.yaml"):
+        path.unlink()
+    for name, text in definitions().items():
+        (DEFINITIONS / name).write_text(text, "utf-8")
+    SCHEMA.write_text(schema_text(), "utf-8")
+    PAGE.write_text(page_text(), "utf-8")
+
+
+def definitions() -> Mapping[str, str]:
+    """What crds/ holds; a chart can only take files from its own folder."""
+    return {path.name: path.read_text("utf-8") for path in sorted((ROOT / "crds").glob("*.yaml"))}
+
+
+def schema_text() -> str:
+    schema = json.loads(SCHEMA.read_text("utf-8"))
+    schema["$defs"]["settings"] = _settings()
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def page_text() -> str:
+    schema = json.loads(schema_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+    rows = ["| Value | Default | Meaning |", "|---|---|---|"]
+    for path, described in leaves(schema):
+        rows.append(f"| `{path}` | {_shown(_at(values, path))} | {_meaning(described)} |")
+    alerts = ["| Alert | Severity | When, and what to do |", "|---|---|---|"]
+    for alert in yaml.safe_load(ALERTS.read_text("utf-8"))["alerts"]:
+        summary = _words(alert["annotations"]["summary"])
+        text = f"{summary}. {alert['annotations']['description']}"
+        alerts.append(f"| `{alert['alert']}` | {alert['labels']['severity']} | {text} |")
+    return _replaced(_replaced(PAGE.read_text("utf-8"), "values", rows), "alerts", alerts)
+
+
+def leaves(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every value that has no values below it, as `kernel.replicas`, with its part of the schema."""
+    for name, described in schema["properties"].items():
+        here = f"{path}.{name}" if path else name
+        if name == "global":
+            continue
+        if "properties" in described:
+            yield from leaves(described, here)
+        else:
+            yield here, described
+
+
+def _settings() -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    for name, described in Settings.model_json_schema(by_alias=False)["properties"].items():
+        field = Settings.model_fields[name]
+        secret = described.get("format") == "password" or described.get("items", {}).get("format") == "password"
+        if name in SET_BY_THE_CHART or secret:
+            continue
+        kept = {key: value for key, value in described.items() if key not in {"title", "default"}}
+        if described.get("type") == "array":
+            kept = {"type": "string", "description": f"{field.description}, comma separated"}
+        properties[f"METACORE_{name.upper()}"] = kept
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _at(values: Any, path: str) -> Any:
+    for part in path.split("."):
+        values = values[part]
+    return values
+
+
+def _shown(value: Any) -> str:
+    return "" if value in ("", [], {}) else f"`{json.dumps(value)}`" if not isinstance(value, str) else f"`{value}`"
+
+
+def _meaning(described: Mapping[str, Any]) -> str:
+    text = str(described["description"]).replace("|", "\\|")
+    text = re.sub(r"<release>-\w+", lambda found: f"`{found[0]}`", text)
+    if "enum" in described:
+        text += f" One of {', '.join(f'`{item}`' for item in described['enum'])}."
+    return text
+
+
+def _words(template: str) -> str:
+    """A summary without the placeholders that Prometheus fills in."""
+    text = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", template)
+    return re.sub(r"\{\{ \$value[^}]*\}\}", "*n*", text)
+
+
+def _replaced(page: str, name: str, lines: list[str]) -> str:
+    before, begin, rest = page.partition(f"<!-- {name}: generated -->\n")
+    _, end, after = rest.partition(f"<!-- {name}: end -->")
+    if not (begin and end):
+        raise ValueError(f"{PAGE} lacks the marks of the table {name}")
+    return before + begin + "\n" + "\n".join(lines) + "\n\n" + end + after
+
+
+if __name__ == "__main__":
+    main()
