@@ -113,6 +113,31 @@ def summarise(
     return Summary(status, changes.events, decisive)
 
 
+def refused(
+    previous: AddonStatus,
+    generation: int,
+    reason: Reason,
+    message: str,
+    *,
+    now: datetime.datetime,
+    history_limit: int,
+) -> Summary:
+    """The status of an Addon whose declaration cannot be worked on: stalled, and what was observed stays."""
+    observed = Observed(
+        key=previous.key,
+        version=previous.version,
+        digest=previous.digest,
+        signer=previous.signer,
+        schema_revision=previous.schema_revision,
+        mode=previous.observed_mode,
+        organizations=previous.organizations,
+        kernels=previous.kernels,
+        violations=previous.violations,
+    )
+    result = StepResult("declaration", (), Stalled(reason, message))
+    return summarise(previous, generation, [result], observed, now=now, history_limit=history_limit)
+
+
 def began(previous: AddonStatus, generation: int, *, now: datetime.datetime) -> AddonStatus:
     """The status while a new generation is worked on; `observedGeneration` rises only when it was."""
     changes = _Changes(previous, generation, now)

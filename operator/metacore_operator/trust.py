@@ -50,17 +50,26 @@ def read_keys(file: Path) -> list[str]:
         Misconfigured: naming the file and the line.
     """
     try:
-        lines = file.read_text("utf-8").splitlines()
+        text = file.read_text("utf-8")
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise Misconfigured(f"cannot read the trusted keys in {file}: {error}") from error
+    return parse_keys(text, str(file))
+
+
+def parse_keys(text: str, origin: str) -> list[str]:
+    """The public keys in `text`, one in hex a line; `#` starts a comment.
+
+    Raises:
+        Misconfigured: naming `origin` and the line.
+    """
     keys: list[str] = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         key = line.split("#", 1)[0].strip().lower()
         if not key:
             continue
         if len(key) != KEY_HEX_DIGITS or not all(digit in "0123456789abcdef" for digit in key):
-            raise Misconfigured(f"{file}, line {number}: expected an Ed25519 public key as 64 hex digits")
+            raise Misconfigured(f"{origin}, line {number}: expected an Ed25519 public key as 64 hex digits")
         keys.append(key)
     return keys

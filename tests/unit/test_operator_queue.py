@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from metacore_operator.folder.queue import WorkQueue
+from metacore_operator.queue import WorkQueue
 
 
 async def taken(queue: WorkQueue) -> str:

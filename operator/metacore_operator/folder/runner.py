@@ -14,12 +14,12 @@ from watchfiles import awatch
 from metacore.errors import MetacoreError
 from metacore.logs import get_logger
 from metacore_operator import conditions
-from metacore_operator.conditions import Event, Observed, Summary
+from metacore_operator.conditions import Event, Summary
 from metacore_operator.folder.documents import SUFFIXES, read_folder
 from metacore_operator.folder.ledger import Ledger
-from metacore_operator.folder.queue import WorkQueue
 from metacore_operator.folder.store import Record, Store
-from metacore_operator.outcomes import Done, Outcome, Reason, Stalled, StepResult, Waiting, retry_delay
+from metacore_operator.outcomes import Done, Outcome, Reason, Waiting, retry_delay
+from metacore_operator.queue import WorkQueue
 from metacore_operator.resources.addon import Addon
 from metacore_operator.settings import ReconcileSettings
 from metacore_operator.steps.context import Ports
@@ -258,25 +258,13 @@ class FolderRunner:
         if addon is None:
             return
         status = addon.status
-        observed = Observed(
-            key=status.key,
-            version=status.version,
-            digest=status.digest,
-            signer=status.signer,
-            schema_revision=status.schema_revision,
-            mode=status.observed_mode,
-            organizations=status.organizations,
-            kernels=status.kernels,
-            violations=status.violations,
-        )
-        result = StepResult("declaration", (), Stalled(Reason.SPEC_INVALID, message))
         self._publish(
             name,
-            conditions.summarise(
+            conditions.refused(
                 status,
                 status.observed_generation,
-                [result],
-                observed,
+                Reason.SPEC_INVALID,
+                message,
                 now=self._now(),
                 history_limit=addon.spec.revision_history_limit,
             ),

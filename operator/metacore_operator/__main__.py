@@ -1,0 +1,204 @@
+"""The operator as a process: where everything is put together. `metacore operator` runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import uuid
+from collections.abc import Awaitable, Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import kopf
+from pydantic import ValidationError
+
+from metacore import logs
+from metacore.db.database import Database
+from metacore.errors import Misconfigured
+from metacore.installer.execute import Installer
+from metacore.installer.requests import RequestWorker
+from metacore.secrets import Sealer
+from metacore.settings import Settings
+from metacore_operator.addon import register
+from metacore_operator.api_server import ApiServer
+from metacore_operator.cluster.board import Board
+from metacore_operator.cluster.health import Beats, serving
+from metacore_operator.cluster.runner import ClusterRunner
+from metacore_operator.cluster.trust import SecretTrust
+from metacore_operator.config import FINALIZER, configure, quieten
+from metacore_operator.housekeeping import Housekeeping
+from metacore_operator.leader import Leader, LeaseLost
+from metacore_operator.resources.spec import SourceKind
+from metacore_operator.settings import OperatorSettings
+from metacore_operator.sources.config_map import ConfigMapSource
+from metacore_operator.sources.download import Downloader
+from metacore_operator.sources.folder import FolderSource
+from metacore_operator.sources.http import HttpSource
+from metacore_operator.sources.oci import OciSource
+from metacore_operator.sources.references import References
+from metacore_operator.sources.source import Source
+from metacore_operator.steps.context import Ports
+from metacore_operator.steps.state import DatabaseState
+
+log = logs.get_logger(__name__)
+
+LEASE_LOOP = "lease"
+LEASE_LATE_SECONDS = 60.0
+EXIT_LEASE_LOST = 3
+
+
+def read_operator_settings() -> OperatorSettings:
+    """The operator's settings from the environment.
+
+    Raises:
+        Misconfigured: naming the variable.
+    """
+    try:
+        return OperatorSettings()
+    except (ValidationError, ValueError) as error:
+        if isinstance(error, ValidationError):
+            problems = error.errors(include_input=False)
+            text = "; ".join(
+                f"METACORE_OPERATOR_{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in problems
+            )
+        else:
+            text = str(error)
+        raise Misconfigured(text) from None
+
+
+async def run(settings: Settings, operator: OperatorSettings) -> None:
+    """Run until SIGTERM or SIGINT. A lost Lease ends the process at once, whatever is under way.
+
+    Raises:
+        MetacoreError: what is missing to start, or what ended by itself.
+    """
+    url = settings.owner_database_url.get_secret_value()
+    if not url:
+        raise Misconfigured("METACORE_OWNER_DATABASE_URL is not set: the database of the owner role")
+    logs.configure(settings.log_format, settings.log_level)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    identity = f"{settings.pod_name or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+    beats = Beats()
+    async with AsyncExitStack() as stack:
+        api = await ApiServer.connect()
+        stack.push_async_callback(api.close)
+        port = await stack.enter_async_context(serving(beats, operator.host, operator.port))
+        log.info("operator.started", identity=identity, port=port)
+        beats.expect(LEASE_LOOP, LEASE_LATE_SECONDS)
+        leader = Leader(api, operator.namespace, operator.lease, identity, on_try=lambda: beats.beat(LEASE_LOOP))
+        if not await _unless_stopped(leader.acquire(), stop):
+            return
+        stack.push_async_callback(leader.release)
+        holding = asyncio.create_task(leader.hold())
+        holding.add_done_callback(_ended)
+        try:
+            owner = await Database.connect(url, pool_size=operator.workers + 4, application_name="metacore-operator")
+            stack.push_async_callback(owner.close)
+            await _work(settings, operator, api, owner, beats, identity, stop)
+        finally:
+            holding.remove_done_callback(_ended)
+            holding.cancel()
+    log.info("operator.stopped", identity=identity)
+
+
+async def _work(
+    settings: Settings,
+    operator: OperatorSettings,
+    api: ApiServer,
+    owner: Database,
+    beats: Beats,
+    identity: str,
+    stop: asyncio.Event,
+) -> None:
+    trust = SecretTrust(
+        api,
+        operator.namespace,
+        operator.trust_secret,
+        settings.all_trusted_keys,
+        allow_unsigned=settings.allow_unsigned_bundles,
+    )
+    master_key = settings.master_key.get_secret_value()
+    sealer = Sealer(bytes.fromhex(master_key)) if master_key else None
+    installer = Installer(owner, sealer=sealer)
+    ports = Ports(sources_of(operator, api), trust.current, installer, DatabaseState(owner))
+    runner = ClusterRunner(
+        ports,
+        Board(api, identity),
+        trust,
+        beats,
+        operator,
+        finalizer=FINALIZER,
+        background=(RequestWorker(owner, installer, trust.current, sealer), Housekeeping(owner)),
+    )
+    quieten()
+    registry = kopf.OperatorRegistry()
+    register(registry, runner)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(runner.run(stop))
+        group.create_task(
+            _delivering(
+                kopf.operator(
+                    registry=registry,
+                    settings=configure(kopf.OperatorSettings(), operator),
+                    standalone=True,
+                    clusterwide=operator.cluster_wide,
+                    namespaces=() if operator.cluster_wide else list(operator.watched),
+                    stop_flag=stop,
+                ),
+                stop,
+            )
+        )
+
+
+def sources_of(operator: OperatorSettings, api: ApiServer) -> dict[SourceKind, Source]:
+    references = References(api)
+    downloader = Downloader(operator.source_hosts)
+    sources: dict[SourceKind, Source] = {
+        SourceKind.CONFIG_MAP: ConfigMapSource(references),
+        SourceKind.HTTP: HttpSource(downloader, references),
+        SourceKind.OCI: OciSource(downloader, references, operator.plain_registries),
+    }
+    if operator.addons_root:
+        sources[SourceKind.PATH] = FolderSource(Path(operator.addons_root))
+    return sources
+
+
+async def _delivering(kopf_operator: Awaitable[None], stop: asyncio.Event) -> None:
+    """kopf ends by itself only when it cannot go on; the process must not live on deaf."""
+    await kopf_operator
+    if not stop.is_set():
+        raise Misconfigured("the watch on Addons ended; the log says why")
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
+    """Whether `work` ended before `stop` was set; otherwise it is given up."""
+    task = asyncio.create_task(work)
+    waiting = asyncio.create_task(stop.wait())
+    await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if task.done():
+        task.result()
+        return True
+    task.cancel()
+    return False
+
+
+def _ended(holding: asyncio.Task[None]) -> None:
+    """Another operator may be working from now on, so this one takes not a step more, not even to clean up."""
+    error = None if holding.cancelled() else holding.exception()
+    log.error("operator.lease_lost", error=str(error) if isinstance(error, LeaseLost) else type(error).__name__)
+    os._exit(EXIT_LEASE_LOST)
+
+
+def main() -> None:
+    """As `metacore operator` with settings from the environment."""
+    asyncio.run(run(Settings(), read_operator_settings()))
+
+
+if __name__ == "__main__":
+    main()
