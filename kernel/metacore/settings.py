@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-TRUE_WORDS = frozenset({"1", "true", "yes"})
+ENFORCE_WORDS = frozenset({"1", "true", "yes", "enforce"})
+"""The contract's words, and the one that a pod reads from its annotation `metacore.dev/mode`."""
 
 
 def _split(value: object) -> object:
@@ -93,7 +94,7 @@ class Settings(BaseSettings):
 
     @property
     def enforcing(self) -> bool:
-        return self.enforce.strip().lower() in TRUE_WORDS
+        return self.enforce.strip().lower() in ENFORCE_WORDS
 
     @property
     def all_trusted_keys(self) -> tuple[str, ...]:

@@ -38,7 +38,10 @@ def test_lists_come_from_commas_and_the_ecosystem_names_work(monkeypatch: pytest
     assert settings.allow_unsigned_bundles
 
 
-@pytest.mark.parametrize(("word", "enforcing"), [("1", True), ("TRUE", True), ("Yes", True), ("0", False), ("", False)])
+@pytest.mark.parametrize(
+    ("word", "enforcing"),
+    [("1", True), ("TRUE", True), ("Yes", True), ("enforce", True), ("shadow", False), ("0", False), ("", False)],
+)
 def test_enforce_takes_the_words_of_the_contract(monkeypatch: pytest.MonkeyPatch, word: str, enforcing: bool) -> None:
     monkeypatch.setenv("METACORE_ENFORCE", word)
     assert Settings().enforcing is enforcing
