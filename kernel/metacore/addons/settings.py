@@ -19,6 +19,7 @@ from metacore.secrets import Sealer
 
 SEALED = "$sealed"
 MAX_VALUE_BYTES = 65_536
+MAX_PROBLEMS = 50
 NUMBER_TYPES = frozenset({"number", "integer", "int", "decimal", "float"})
 BOOL_TYPES = frozenset({"bool", "boolean", "checkbox", "switch"})
 JSON_TYPES = frozenset({"json", "object", "array"})
@@ -56,14 +57,17 @@ class InstallationSettings:
 
         Raises:
             NotFound: the addon is not installed for that organization.
-            Refused: an unknown setting or a value that cannot be one; every problem is named and nothing is written.
+            Refused: an unknown setting or a value that cannot be one; fifty problems at most are named, and nothing is
+                written.
             NotWired: a secret is set and no master key is configured to seal it.
         """
         addon = self._addon(organization_id, key)
         declared = {setting.key: setting for setting in addon.manifest.settings}
         problems = [problem for name, value in values.items() if (problem := _problem(declared.get(name), name, value))]
         if problems:
-            raise Refused(f"settings of {key!r} refused: {problems[0].message}", code="settings", problems=problems)
+            raise Refused(
+                f"settings of {key!r} refused: {problems[0].message}", code="settings", problems=problems[:MAX_PROBLEMS]
+            )
         sealed = {name: self._seal(declared[name], value) for name, value in values.items() if value is not None}
         async with self._database.transaction(organization_id) as connection:
             row = Installation.__table__
@@ -123,7 +127,7 @@ def _definition_json(setting: Setting) -> dict[str, Any]:
 def _problem(setting: Setting | None, name: str, value: Any) -> Problem | None:
     """What is wrong with one value, or None."""
     if setting is None:
-        return Problem(name, "unknown_setting", f"{name[:64]!r} is not a setting of this addon")
+        return Problem(name[:64], "unknown_setting", f"{name[:64]!r} is not a setting of this addon")
     if value is None:
         return None
     kind = setting.type.lower()
@@ -142,7 +146,10 @@ def _problem(setting: Setting | None, name: str, value: Any) -> Problem | None:
         )
     if not fits and not setting.options:
         return Problem(name, "type", f"{name!r} must be {expected}")
-    encoded = orjson.dumps(value)
+    try:
+        encoded = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return Problem(name, "too_deep", f"{name!r} is nested too deeply")
     if len(encoded) > MAX_VALUE_BYTES:
         return Problem(name, "too_large", f"{name!r} is larger than {MAX_VALUE_BYTES} bytes")
     # Escaped backslashes go first, so that what is left of this form is the character and not text about it.

@@ -32,6 +32,9 @@ STATUS: Mapping[type[errors.MetacoreError], int] = {
 FRAMEWORK_CODES: Mapping[int, str] = {400: "invalid_input", 404: "not_found", 405: "method_not_allowed"}
 """The `code` of a failure that the framework raises, by status."""
 
+MAX_PROBLEMS, MAX_NAME = 50, 64
+"""How much of a hostile body is told back: problems, and characters of a field's name."""
+
 INTERNAL_ERROR = "internal error"
 
 
@@ -64,12 +67,12 @@ def failure(error: errors.MetacoreError) -> Response:
 
 def from_validation(error: RequestValidationError) -> errors.InvalidInput:
     """What FastAPI found wrong with a body, path or query, in the contract's words."""
-    problems = []
-    for item in error.errors():
+    problems: list[errors.Problem] = []
+    for item in error.errors()[:MAX_PROBLEMS]:
         kind, location = str(item.get("type", "invalid")), item.get("loc", ())
         if kind == "json_invalid":
             return errors.InvalidInput("the body is not JSON", code="invalid_json")
-        names = [str(part) for part in location if part not in ("body", "query", "path", "header")]
+        names = [str(part)[:MAX_NAME] for part in location if part not in ("body", "query", "path", "header")]
         problems.append(errors.Problem(".".join(names) or "body", kind, str(item["msg"])))
     first = problems[0] if problems else errors.Problem("body", "invalid", "cannot be read")
     return errors.InvalidInput(f"invalid request: {first.field}: {first.message}", problems=problems)

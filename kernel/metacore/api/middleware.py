@@ -31,6 +31,9 @@ UPLOAD_PATHS: Final = re.compile(r"/import(?:/validate)?/?$|/metacore/installati
 QUIET_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Asked every few seconds by machines: counted, but not logged."""
 
+ROOT_PATHS: Final = (*QUIET_PATHS, "/docs", "/openapi.json")
+"""The kernel's own paths outside of its prefix, and all below them."""
+
 METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 CLIENT_CLOSED: Final = 499
 """What the log says of a request whose client went away before the reply began (nginx's number; never sent)."""
@@ -45,8 +48,8 @@ _NOSNIFF = (b"x-content-type-options", b"nosniff")
 class RequestMiddleware:
     """ASGI middleware. Install it with `app.add_middleware` so that it sees exceptions before Starlette does.
 
-    With a `prefix` only requests under it (and the health routes) are touched, so a host's own routes keep the host's
-    limits and error handling. `max_body_bytes` bounds a body by its Content-Length and again while it streams;
+    With a `prefix` only requests under it (and `ROOT_PATHS`) are touched, so a host's own routes keep the host's limits
+    and error handling. `max_body_bytes` bounds a body by its Content-Length and again while it streams;
     `max_upload_bytes` holds for `UPLOAD_PATHS`. More is 413.
     """
 
@@ -63,7 +66,7 @@ class RequestMiddleware:
         self.app = app
         self.metrics = metrics
         self.access_log = access_log
-        self.prefix = prefix
+        self._own = tuple(f"{path}/" for path in (prefix, *ROOT_PATHS)) if prefix else ("",)
         self.max_body_bytes = max_body_bytes
         self.max_upload_bytes = max_upload_bytes
         self._id_prefix = secrets.token_hex(8)
@@ -71,12 +74,20 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        if kind == "lifespan" or not (scope["path"].startswith(self.prefix) or scope["path"] in QUIET_PATHS):
+        if kind == "lifespan" or not self._covers(scope):
             await self.app(scope, receive, send)
         elif kind == "http":
             await self._http(scope, receive, send)
         else:
             await self._websocket(scope, receive, send)
+
+    def _covers(self, scope: Scope) -> bool:
+        path: str = scope["path"]
+        root_path: str = scope.get("root_path", "")
+        if root_path and path.startswith(root_path):
+            # In an application that is mounted in another one, the path begins with where that is.
+            path = path[len(root_path) :]
+        return f"{path}/".startswith(self._own)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         identifier, content_length = self._read_headers(scope)

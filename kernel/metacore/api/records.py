@@ -11,7 +11,7 @@ from starlette.responses import Response
 from metacore.api import envelope
 from metacore.api.deps import PrincipalDependency
 from metacore.api.errors import failure_body, status_of
-from metacore.api.route import KernelRoute
+from metacore.api.route import KernelRoute, refuse_nul
 from metacore.dynamic.service import DynamicService
 from metacore.errors import InvalidInput, MetacoreError, PayloadTooLarge
 from metacore.identity import Principal
@@ -71,10 +71,11 @@ def parse_query(query: bytes) -> list[tuple[str, str]]:
     """The fields of a query string, in order.
 
     Raises:
-        InvalidInput: more than 200 fields, or percent-escapes that are not UTF-8.
+        InvalidInput: more than 200 fields, percent-escapes that are not UTF-8, or the character U+0000.
     """
     if not query:
         return []
+    refuse_nul(query)
     try:
         return parse_qsl(
             query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from metacore.api.errors import failure, from_http, from_validation
-from metacore.errors import MetacoreError
+from metacore.errors import InvalidInput, MetacoreError
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -30,6 +30,8 @@ class KernelRoute(APIRoute):
 
         async def guarded(request: Request) -> Response:
             try:
+                if request.scope["query_string"]:
+                    refuse_nul(request.scope["query_string"])
                 return self.finish(await handle(request))
             except MetacoreError as error:
                 return self.finish(failure(error))
@@ -46,3 +48,13 @@ class KernelRoute(APIRoute):
         except HTTPException as error:
             # What the handler raises never gets here: this is the method that the route does not have.
             await self.finish(from_http(error))(scope, receive, send)
+
+
+def refuse_nul(query: bytes) -> None:
+    """No database takes the character U+0000 in a text, and nothing that is asked for has it.
+
+    Raises:
+        InvalidInput: the query string holds it.
+    """
+    if b"%00" in query:
+        raise InvalidInput("the query string must not hold the character U+0000", code="invalid_query")
