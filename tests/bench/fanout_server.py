@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -40,7 +40,6 @@ BIG = 16_384
 MOST_BIG = 500
 
 Broadcast = Callable[[dict[str, Any]], None]
-Run = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 async def run_command(command: dict[str, Any], send: Broadcast) -> dict[str, Any]:
@@ -90,8 +89,9 @@ def hub_application() -> ASGIApp:
             return
         if command.get("stall"):
             stall(dead[0])
-        done = await run_command(command, send)
-        connection.sink.push(Message("DONE", {**done, "connected": len(hub) - 1}))
+            connection.sink.push(Message("DONE", {}))
+            return
+        connection.sink.push(Message("DONE", await run_command(command, send)))
 
     hub.on_message(commanded)
     endpoint = WebSocketEndpoint(hub, authenticate)
@@ -116,7 +116,7 @@ async def serve_library(listener: socket.socket) -> None:
         if client.request is not None and CONTROL in client.request.path:
             async for text in client:
                 done = await run_command(orjson.loads(text), send)
-                await client.send(orjson.dumps({"payload": {**done, "connected": len(clients)}}).decode())
+                await client.send(orjson.dumps({"payload": done}).decode())
             return
         clients.add(client)
         try:
@@ -141,14 +141,8 @@ def main() -> None:
     listener = adopt(arguments.fd)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     if arguments.kind == "hub":
-        options: dict[str, Any] = {
-            "loop": "uvloop",
-            "http": "httptools",
-            "lifespan": "off",
-            "log_config": None,
-            "access_log": False,
-        }
-        uvicorn.Server(uvicorn.Config(hub_application(), **options, **UVICORN_OPTIONS)).run([listener])
+        config = uvicorn.Config(hub_application(), loop="uvloop", lifespan="off", log_config=None, **UVICORN_OPTIONS)
+        uvicorn.Server(config).run([listener])
         return
     import uvloop
 

@@ -20,7 +20,8 @@ from tests.bench.world import PASSWORD, Account, World
 from metacore.db import channels
 
 KERNELS = {goals.KERNEL: {}, goals.ALONE: {"METACORE_COALESCE": "false"}}
-SETTLE_SECONDS = 20
+SETTLE_SECONDS = 30
+UNNUMBERED = "SELECT EXISTS (SELECT FROM metacore_events WHERE position IS NULL)"
 KEYSET_DEPTH = 50_000
 
 
@@ -56,7 +57,7 @@ class Rig:
         """Wait until the events of a slot are numbered, so that nobody pays for another one's."""
         async with asyncio.timeout(SETTLE_SECONDS):
             await self.superuser.execute("SELECT pg_notify($1, '')", channels.EVENTS)
-            while await self.superuser.fetchval("SELECT EXISTS (SELECT FROM metacore_events WHERE position IS NULL)"):  # noqa: ASYNC110
+            while await self.superuser.fetchval(UNNUMBERED):  # noqa: ASYNC110 - another process does it.
                 await asyncio.sleep(0.01)
 
     def _driven(self, work: str, connections: int) -> direct.Repeat:
