@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic_settings import BaseSettings
 
 from metacore.settings import Settings
+from metacore_operator.settings import OperatorSettings
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "metacore"
@@ -42,6 +44,23 @@ SET_BY_THE_CHART = frozenset(
 )
 """Settings that have values of their own, or none: `settings` takes the rest of those that are no secrets."""
 
+OPERATOR_SET_BY_THE_CHART = frozenset(
+    {
+        "namespace",
+        "config_map",
+        "trust_secret",
+        "kernel_deployment",
+        "lease",
+        "cluster_wide",
+        "namespaces",
+        "tenancy",
+        "source_hosts",
+        "addons_root",
+        "port",
+    }
+)
+"""The same for the operator, whose `operator.settings` also takes how it logs."""
+
 
 def main() -> None:
     DEFINITIONS.mkdir(exist_ok=True)
@@ -60,7 +79,11 @@ def definitions() -> Mapping[str, str]:
 
 def schema_text() -> str:
     schema = json.loads(SCHEMA.read_text("utf-8"))
-    schema["$defs"]["settings"] = _settings()
+    kernel = _settings(Settings, "METACORE_", SET_BY_THE_CHART)
+    logs = {name: described for name, described in kernel.items() if name.startswith("METACORE_LOG_")}
+    operator = _settings(OperatorSettings, "METACORE_OPERATOR_", OPERATOR_SET_BY_THE_CHART)
+    for name, properties in (("settings", kernel), ("operatorSettings", operator | logs)):
+        schema["$defs"][name] = {"type": "object", "additionalProperties": False, "properties": properties}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -90,18 +113,17 @@ def leaves(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Map
             yield here, described
 
 
-def _settings() -> dict[str, Any]:
+def _settings(model: type[BaseSettings], prefix: str, left_out: Collection[str]) -> dict[str, Any]:
     properties: dict[str, Any] = {}
-    for name, described in Settings.model_json_schema(by_alias=False)["properties"].items():
-        field = Settings.model_fields[name]
+    for name, described in model.model_json_schema(by_alias=False)["properties"].items():
         secret = described.get("format") == "password" or described.get("items", {}).get("format") == "password"
-        if name in SET_BY_THE_CHART or secret:
+        if name in left_out or secret:
             continue
         kept = {key: value for key, value in described.items() if key not in {"title", "default"}}
         if described.get("type") == "array":
-            kept = {"type": "string", "description": f"{field.description}, comma separated"}
-        properties[f"METACORE_{name.upper()}"] = kept
-    return {"type": "object", "additionalProperties": False, "properties": properties}
+            kept = {"type": "string", "description": described["description"]}
+        properties[f"{prefix}{name.upper()}"] = kept
+    return properties
 
 
 def _at(values: Any, path: str) -> Any:

@@ -38,6 +38,10 @@ REFUSED_BY_SCHEMA: Mapping[str, tuple[dict[str, Any], str]] = {
         {"operator": {"settings": {"PATH": "/"}}},
         "at '/operator/settings': additional properties 'PATH' not allowed",
     ),
+    "a setting of the operator that the chart sets": (
+        {"operator": {"settings": {"METACORE_OPERATOR_TENANCY": "[]"}}},
+        "additional properties 'METACORE_OPERATOR_TENANCY' not allowed",
+    ),
     "a key that is none": ({"trust": {"keys": [KEY[1:]]}}, "at '/trust/keys/0'"),
     "a digest that is none": ({"image": {"digest": "sha256:123"}}, "at '/image/digest'"),
     "a tag in the repository's place": ({"image": {"repository": "Metacore:1"}}, "at '/image/repository'"),
@@ -104,10 +108,6 @@ REFUSED_BY_CHECKS: Mapping[str, tuple[dict[str, Any], str]] = {
     "the trust among the operator's variables": (
         {**EXTERNAL, "operator": {"extraEnv": [{"name": "MARKETPLACE_PUBKEY", "value": KEY}]}},
         "operator.extraEnv: MARKETPLACE_PUBKEY",
-    ),
-    "a setting of the operator that the chart sets": (
-        {**EXTERNAL, "operator": {"settings": {"METACORE_OPERATOR_TENANCY": "[]"}}},
-        "METACORE_OPERATOR_TENANCY is set by the chart",
     ),
     "the mode as an annotation": (
         {**EXTERNAL, "kernel": {"podAnnotations": {"metacore.dev/mode": "enforce"}}},

@@ -26,6 +26,7 @@ from tests.chart.value_sets import EXTERNAL
 from metacore.cli.serve import GRACEFUL_SECONDS
 from metacore.settings import Settings
 from metacore.version import __version__
+from metacore_operator.settings import OperatorSettings
 
 each_set = pytest.mark.parametrize("name", list(value_sets.ALL))
 
@@ -208,6 +209,15 @@ def test_the_operator_is_told_what_is_its() -> None:
         {"namespaces": ["team-*"], "organizations": ["Acme", "Globex"]}
     ]
     assert environment(rendered("cluster_wide"), "operator")["METACORE_OPERATOR_CLUSTER_WIDE"] == "true"
+
+
+def test_variables_of_the_operator_are_settings_that_exist() -> None:
+    known = {f"METACORE_OPERATOR_{name.upper()}" for name in OperatorSettings.model_fields}
+    known |= {f"METACORE_{name.upper()}" for name in Settings.model_fields} | {"ALLOW_UNSIGNED_BUNDLES"}
+    # Of the rollout of the mode, which reads them.
+    known |= {"METACORE_OPERATOR_CONFIG_MAP", "METACORE_OPERATOR_KERNEL_DEPLOYMENT"}
+    for name in ("settings", "sources", "cluster_wide"):
+        assert set(environment(rendered(name), "operator")) <= known
 
 
 def test_unless_told_otherwise_only_the_releases_namespace_may_target_organizations() -> None:

@@ -28,11 +28,6 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $name, $_ := .Values.operator.settings -}}
-{{- if has $name (include "metacore.operatorVariables" $ | fromJsonArray) -}}
-{{- fail (printf "operator.settings: %s is set by the chart" $name) -}}
-{{- end -}}
-{{- end -}}
 {{- if hasKey .Values.kernel.podAnnotations "metacore.dev/mode" -}}
 {{- fail "kernel.podAnnotations: metacore.dev/mode is the operator's; wish for a mode with `enforce`" -}}
 {{- end -}}
