@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import uuid
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,7 @@ async def run(settings: Settings, operator: OperatorSettings) -> None:
         raise Misconfigured("METACORE_OWNER_DATABASE_URL is not set: the database of the owner role")
     logs.configure(settings.log_format, settings.log_level)
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    _stop_on_signals(stop)
     identity = f"{settings.pod_name or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     beats = Beats()
     async with AsyncExitStack() as stack:
@@ -140,19 +139,7 @@ async def _work(
     register(registry, runner)
     async with asyncio.TaskGroup() as group:
         group.create_task(runner.run(stop))
-        group.create_task(
-            _delivering(
-                kopf.operator(
-                    registry=registry,
-                    settings=configure(kopf.OperatorSettings(), operator),
-                    standalone=True,
-                    clusterwide=operator.cluster_wide,
-                    namespaces=() if operator.cluster_wide else list(operator.watched),
-                    stop_flag=stop,
-                ),
-                stop,
-            )
-        )
+        group.create_task(_deliver(registry, operator, stop))
 
 
 def sources_of(operator: OperatorSettings, api: ApiServer) -> dict[SourceKind, Source]:
@@ -168,11 +155,27 @@ def sources_of(operator: OperatorSettings, api: ApiServer) -> dict[SourceKind, S
     return sources
 
 
-async def _delivering(kopf_operator: Awaitable[None], stop: asyncio.Event) -> None:
-    """kopf ends by itself only when it cannot go on; the process must not live on deaf."""
-    await kopf_operator
+async def _deliver(registry: kopf.OperatorRegistry, operator: OperatorSettings, stop: asyncio.Event) -> None:
+    """Run kopf until `stop` is set. It ends by itself only when it cannot go on; the process must not live on deaf."""
+    others = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
+        registry=registry,
+        settings=configure(kopf.OperatorSettings(), operator),
+        standalone=True,
+        clusterwide=operator.cluster_wide,
+        namespaces=() if operator.cluster_wide else list(operator.watched),
+        stop_flag=stop,
+    )
+    # kopf has just taken the signals for itself, and would end alone.
+    _stop_on_signals(stop)
+    await kopf.run_tasks(tasks, ignored=others)
     if not stop.is_set():
         raise Misconfigured("the watch on Addons ended; the log says why")
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
 
 async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:

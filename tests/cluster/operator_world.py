@@ -130,7 +130,8 @@ class OperatorWorld:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
-            await asyncio.wait_for(process.wait(), 40)
+            code = await asyncio.wait_for(process.wait(), 40)
+        assert code in (0, -signal.SIGKILL), log.read_text("utf-8", "replace")[-4000:]
 
     # What can be seen
 

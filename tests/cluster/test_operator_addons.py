@@ -125,6 +125,8 @@ async def test_a_deletion_while_no_operator_runs_is_done_by_the_next(world: Oper
         await world.declare("one")
         async with world.operator():
             await world.until("condition=Ready")
+        # It ended in order, so nobody need wait for the Lease.
+        assert not await world.kubectl("get", "lease", "metacore-operator", "-o", "jsonpath={.spec.holderIdentity}")
         await world.kubectl("delete", "addon", "tickets", "--wait=false")
         assert (await world.request("GET", "/dynamic/tickets", token=token))[0] == 200
         async with world.operator():

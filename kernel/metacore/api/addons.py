@@ -12,6 +12,7 @@ from metacore.addons.frontends import FrontendStore
 from metacore.addons.settings import InstallationSettings
 from metacore.api import envelope
 from metacore.api.deps import OptionalPrincipalDependency, PrincipalDependency
+from metacore.api.model_schemas import OBJECT_BODY
 from metacore.api.records import RecordsEndpoint
 from metacore.api.route import KernelRoute
 from metacore.db.database import Database
@@ -119,7 +120,9 @@ def _settings(router: APIRouter, services: AddonServices, authenticated: Princip
         await services.require(principal, "addons.read")
         return envelope.ok(await services.settings.read(principal.organization_id, key))
 
-    @router.put("/installations/{key}/settings", summary="Change settings of an installation")
+    @router.put(
+        "/installations/{key}/settings", summary="Change settings of an installation", openapi_extra=OBJECT_BODY
+    )
     async def write_settings(request: Request, principal: Caller, key: str) -> Response:
         await services.require(principal, "addons.update")
         values = services.records.parse_body(await request.body())

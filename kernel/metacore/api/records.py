@@ -11,6 +11,7 @@ from starlette.responses import Response
 from metacore.api import envelope
 from metacore.api.deps import PrincipalDependency
 from metacore.api.errors import failure_body, status_of
+from metacore.api.model_schemas import LIST_PARAMETERS, OBJECT_BODY
 from metacore.api.route import KernelRoute, refuse_nul
 from metacore.dynamic.service import DynamicService
 from metacore.errors import InvalidInput, MetacoreError, PayloadTooLarge
@@ -19,6 +20,12 @@ from metacore.ids import parse_uuid
 
 MAX_QUERY_FIELDS = 200
 COLLECTION_METHODS = frozenset({"GET", "POST"})
+LISTED: dict[str, Any] = {
+    "parameters": [
+        {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+        for name, schema, description in LIST_PARAMETERS
+    ]
+}
 ROW_METHODS = frozenset({"GET", "PUT", "PATCH", "DELETE"})
 
 
@@ -102,15 +109,19 @@ def build_records_router(endpoint: RecordsEndpoint, authenticated: PrincipalDepe
         return await _reply(endpoint, request, principal, model, id)
 
     for root, shown in (("/dynamic/{model}", True), ("/data/{model}/me", False), ("/data/{model}", False)):
-        for method, what in (("GET", "List rows"), ("POST", "Create a row")):
-            router.add_api_route(root, collection, methods=[method], summary=what, include_in_schema=shown)
-        for method, what in (
-            ("GET", "Read a row"),
-            ("PUT", "Update a row"),
-            ("PATCH", "Update a row"),
-            ("DELETE", "Delete a row"),
+        for method, what, extra in (("GET", "List rows", LISTED), ("POST", "Create a row", OBJECT_BODY)):
+            router.add_api_route(
+                root, collection, methods=[method], summary=what, include_in_schema=shown, openapi_extra=extra
+            )
+        for method, what, extra in (
+            ("GET", "Read a row", {}),
+            ("PUT", "Change a row", OBJECT_BODY),
+            ("PATCH", "Change a row", OBJECT_BODY),
+            ("DELETE", "Delete a row", {}),
         ):
-            router.add_api_route(f"{root}/{{id}}", row, methods=[method], summary=what, include_in_schema=shown)
+            router.add_api_route(
+                f"{root}/{{id}}", row, methods=[method], summary=what, include_in_schema=shown, openapi_extra=extra
+            )
     return router
 
 

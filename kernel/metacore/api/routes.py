@@ -73,7 +73,9 @@ def kernel_routes(
     routes = APIRouter(lifespan=lifespan)
     routes.include_router(build_health_router(services.checks, services.metrics))
     routes.include_router(
-        build_docs_router(described, services.registry, services.optional, prefix=prefix, version=__version__)
+        build_docs_router(
+            described, services.registry, services.permissions, services.optional, prefix=prefix, version=__version__
+        )
     )
     for router in (
         build_auth_router(services.auth),
