@@ -31,6 +31,9 @@ from metacore.api.routes import KernelServices, kernel_routes
 from metacore.auth.config import AuthConfig
 from metacore.auth.service import AuthService
 from metacore.bundle.signature import TrustedKeys
+from metacore.capabilities.access import Mode
+from metacore.capabilities.enforcer import Enforcer
+from metacore.capabilities.recorder import ViolationRecorder
 from metacore.db.database import Database
 from metacore.db.listen import Listener
 from metacore.db.migrate import create_all, current_revision, head_revision, suffices
@@ -112,7 +115,8 @@ class App:
 
     `register_model` before the start, `mount` once, and the application's lifespan starts and stops the rest; a host
     without one uses `async with app:`. Attributes: `auth`, `metadata`, `permission`, `dynamic`, `hub`, `hooks`, `bus`,
-    `registry`, `metrics`, `database`; `principal` is the FastAPI dependency that gives a route its caller.
+    `registry`, `enforcer`, `violations`, `metrics`, `database`; `principal` is the FastAPI dependency that gives a
+    route its caller.
     """
 
     def __init__(self, config: AppConfig) -> None:
@@ -122,6 +126,8 @@ class App:
         self._listener = Listener(self.database.direct_url) if self.database.dialect == "postgresql" else None
         self.metrics = Metrics(process=config.enable_metrics)
         self.registry = Registry()
+        self.violations = ViolationRecorder(self.metrics)
+        self.enforcer = Enforcer(self.registry, self.violations, mode=Mode.ENFORCE if config.enforce else Mode.SHADOW)
         self.hooks = HookRegistry()
         self.bus = Bus(metrics=self.metrics)
         self.hub = Hub(self.metrics)

@@ -39,6 +39,8 @@ class MetricName(StrEnum):
     RELAY_EVENTS = "metacore_relay_events_total"
     RELAY_LAG = "metacore_relay_lag_seconds"
     RELAY_LEADER = "metacore_relay_leader"
+    CAPABILITY_VIOLATIONS = "metacore_capability_violations_total"
+    CAPABILITY_VIOLATIONS_DROPPED = "metacore_capability_violations_dropped_total"
     WS_CONNECTIONS = "metacore_ws_connections"
     WS_MESSAGES = "metacore_ws_messages_total"
     WS_SLOW_CLIENTS = "metacore_ws_slow_clients_total"
@@ -82,6 +84,12 @@ class Metrics:
             registry=self.registry,
         )
         self.relay_leader = self._gauge(MetricName.RELAY_LEADER, "1 in the one process that numbers events, else 0")
+        self.capability_violations = self._counter(
+            MetricName.CAPABILITY_VIOLATIONS, "Operations of addons that were not granted", "addon", "kind", "mode"
+        )
+        self.capability_violations_dropped = self._counter(
+            MetricName.CAPABILITY_VIOLATIONS_DROPPED, "Violations that are counted here and not in the table"
+        )
         self.ws_connections = self._gauge(MetricName.WS_CONNECTIONS, "Open WebSocket connections")
         self.ws_messages = self._counter(MetricName.WS_MESSAGES, "Messages handed to WebSocket connections")
         self.ws_slow_clients = self._counter(
