@@ -46,6 +46,7 @@ from metacore.dynamic.imports import ImportService
 from metacore.dynamic.options import OptionsService
 from metacore.dynamic.search import SearchService
 from metacore.dynamic.service import DynamicService
+from metacore.egress.broker import Broker, EgressConfig
 from metacore.errors import Misconfigured, Unavailable
 from metacore.events.bus import Bus
 from metacore.events.relay import Relay
@@ -104,6 +105,8 @@ class AppConfig:
     pod_name: str = ""
     cache_dir: str = ""
     access_log: logs.AccessLog | None = None
+    egress: EgressConfig = field(default_factory=EgressConfig)
+    """Which networks requests to other hosts may reach, and through which proxy."""
     require_kernel_role: bool = False
     """Refuse to start as a role that could switch row-level security off."""
     standalone: bool = False
@@ -115,8 +118,8 @@ class App:
 
     `register_model` before the start, `mount` once, and the application's lifespan starts and stops the rest; a host
     without one uses `async with app:`. Attributes: `auth`, `metadata`, `permission`, `dynamic`, `hub`, `hooks`, `bus`,
-    `registry`, `enforcer`, `violations`, `metrics`, `database`; `principal` is the FastAPI dependency that gives a
-    route its caller.
+    `registry`, `enforcer`, `violations`, `metrics`, `database`, `outbound`; `principal` is the FastAPI dependency that
+    gives a route its caller.
     """
 
     def __init__(self, config: AppConfig) -> None:
@@ -131,6 +134,7 @@ class App:
         self.hooks = HookRegistry()
         self.bus = Bus(metrics=self.metrics)
         self.hub = Hub(self.metrics)
+        self.outbound = Broker(config.egress, metrics=self.metrics)
         self.auth = AuthService(self.database, _auth_config(config), self._listener)
         self.auth.on_invalidate(self.hub.invalidate)
         self.principal = authenticated(self.auth)
@@ -233,6 +237,7 @@ class App:
             if self._owns_database:
                 stack.push_async_callback(self.database.close)
             stack.callback(self.auth.close)
+            stack.push_async_callback(self.outbound.close)
             await self._prepare_tables()
             for key, factory in self._factories.items():
                 self.registry.set_host_model(await load_host_model(self.database, key, factory))

@@ -14,6 +14,7 @@ from metacore import logs
 from metacore.api.errors import from_http
 from metacore.app import App, AppConfig
 from metacore.db.database import Database
+from metacore.egress.broker import EgressConfig
 from metacore.errors import Misconfigured
 from metacore.permissions.database_store import DatabasePermissionStore
 from metacore.settings import Settings
@@ -56,6 +57,9 @@ def create_asgi(settings: Settings) -> FastAPI:
             pod_name=settings.pod_name,
             cache_dir=settings.cache_dir,
             access_log=access_log,
+            egress=EgressConfig.parse(
+                settings.egress_allow_private, settings.egress_deny, settings.egress_proxy.get_secret_value()
+            ),
             require_kernel_role=True,
             standalone=True,
         )

@@ -29,8 +29,8 @@ LogFormat = Literal["console", "json"]
 
 REDACTED: Final = "[redacted]"
 ACCESS_LOGGER: Final = "metacore.access"
-QUIET_LOGGERS: Final = ("uvicorn.access", "watchfiles", "asyncio")
-"""Loggers heard from warnings on: requests have our own access line, the others tell what nobody asked."""
+QUIET_LOGGERS: Final = ("uvicorn.access", "watchfiles", "asyncio", "httpcore2")
+"""Loggers heard from warnings on: requests have our own access line, the others tell what nobody asked, or headers."""
 
 request_id: ContextVar[str] = ContextVar("metacore_request_id", default="")
 

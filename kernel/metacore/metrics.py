@@ -41,6 +41,7 @@ class MetricName(StrEnum):
     RELAY_LEADER = "metacore_relay_leader"
     CAPABILITY_VIOLATIONS = "metacore_capability_violations_total"
     CAPABILITY_VIOLATIONS_DROPPED = "metacore_capability_violations_dropped_total"
+    EGRESS_DURATION = "metacore_egress_duration_seconds"
     WS_CONNECTIONS = "metacore_ws_connections"
     WS_MESSAGES = "metacore_ws_messages_total"
     WS_SLOW_CLIENTS = "metacore_ws_slow_clients_total"
@@ -90,6 +91,13 @@ class Metrics:
         self.capability_violations_dropped = self._counter(
             MetricName.CAPABILITY_VIOLATIONS_DROPPED, "Violations that are counted here and not in the table"
         )
+        self.egress_duration = Histogram(
+            MetricName.EGRESS_DURATION,
+            "Time from a request to another host to the end of its answer, in seconds",
+            ("outcome",),
+            buckets=HTTP_BUCKETS,
+            registry=self.registry,
+        )
         self.ws_connections = self._gauge(MetricName.WS_CONNECTIONS, "Open WebSocket connections")
         self.ws_messages = self._counter(MetricName.WS_MESSAGES, "Messages handed to WebSocket connections")
         self.ws_slow_clients = self._counter(
@@ -108,6 +116,10 @@ class Metrics:
     def observe_lag(self, committed_at: float) -> None:
         """Count one event that reached the bus now. `committed_at` in Unix seconds; clocks differ, so never below 0."""
         self.relay_lag.observe(max(0.0, time.time() - committed_at))
+
+    def observe_egress(self, outcome: str, seconds: float) -> None:
+        """Count one request that left, or was kept from leaving. `outcome` is one of docs/observability.md's words."""
+        self.egress_duration.labels(outcome).observe(seconds)
 
     def render(self) -> bytes:
         """The text exposition format. It takes milliseconds: call it from a thread."""

@@ -71,6 +71,17 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level logged")
     pod_name: str = Field(default="", description="Name in heartbeats; default: host name and process id")
     cache_dir: str = Field(default="", description="Where bundles are unpacked by digest; default: a temporary folder")
+    egress_proxy: SecretStr = Field(
+        default=SecretStr(""),
+        description="HTTP proxy through which every outgoing request is tunnelled: http://[user:password@]host:port",
+    )
+    egress_allow_private: Annotated[list[str], NoDecode] = Field(
+        default=[],
+        description="Dangerous: private networks and host:port pairs that outgoing requests may reach, comma separated",
+    )
+    egress_deny: Annotated[list[str], NoDecode] = Field(
+        default=[], description="Public networks that outgoing requests may not reach, comma separated"
+    )
     trusted_keys: Annotated[list[str], NoDecode] = Field(
         default=[],
         validation_alias=AliasChoices("trusted_keys", "MARKETPLACE_PUBKEYS"),
@@ -87,7 +98,7 @@ class Settings(BaseSettings):
         description="Install bundles without a signature when no key is trusted",
     )
 
-    @field_validator("jwt_secrets", "trusted_keys", mode="before")
+    @field_validator("jwt_secrets", "trusted_keys", "egress_allow_private", "egress_deny", mode="before")
     @classmethod
     def _comma_list(cls, value: object) -> object:
         return _split(value)
