@@ -72,11 +72,13 @@ class FolderWorld:
         file.with_name(file.name + ".sig.json").write_text(signature)
         file.write_bytes(content)
 
-    def declare(self, name: str = "tickets", *, file: str = "", **spec: Any) -> None:
+    def declare(
+        self, name: str = "tickets", *, file: str = "", annotations: Mapping[str, str] | None = None, **spec: Any
+    ) -> None:
         document = {
             "apiVersion": "metacore.dev/v1alpha1",
             "kind": "Addon",
-            "metadata": {"name": name},
+            "metadata": {"name": name, "annotations": dict(annotations or {})},
             "spec": {"source": {"path": f"{name}.tar.gz"}, "organizations": {"all": True}, **spec},
         }
         # JSON is YAML, too.

@@ -32,6 +32,9 @@ CALM_REASONS = frozenset({Reason.PROGRESSING, Reason.KERNELS_PENDING, Reason.SUS
 
 ORDER = tuple(ConditionType)
 
+LONGEST_MESSAGE = 1024
+"""Characters of a condition's message: a status is read, copied and kept many times."""
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -146,9 +149,9 @@ def began(previous: AddonStatus, generation: int, *, now: datetime.datetime) -> 
     return previous.model_copy(update={"phase": Phase.PROGRESSING, "conditions": changes.conditions})
 
 
-def suspended(previous: AddonStatus, generation: int, *, now: datetime.datetime) -> Summary:
-    """The status while the spec says suspend: everything stays as it is, and nothing is under way."""
-    outcome = Done(Reason.SUSPENDED, "suspended by the spec; what is installed serves on")
+def suspended(previous: AddonStatus, generation: int, by: str, *, now: datetime.datetime) -> Summary:
+    """The status while the spec or an annotation (`by`) says suspend: everything stays, and nothing is under way."""
+    outcome = Done(Reason.SUSPENDED, f"suspended by {by}; what is installed serves on")
     changes = _Changes(previous, generation, now)
     changes.remove(ConditionType.RECONCILING)
     changes.remove(ConditionType.STALLED)
@@ -189,18 +192,20 @@ class _Changes:
 
     def put(self, kind: ConditionType, status: ConditionStatus, outcome: Outcome) -> None:
         old = self._old.get(kind)
+        if old is not None and _still_worth_telling(old, outcome, self._generation):
+            return
         same_status = old is not None and old.status == status
         self._new[kind] = Condition(
             type=kind.value,
             status=status,
             reason=outcome.reason.value,
-            message=outcome.message,
+            message=cut(outcome.message),
             observed_generation=self._generation,
             last_transition_time=old.last_transition_time if old is not None and same_status else self._now,
         )
         changed = old is None or not same_status or old.reason != outcome.reason
-        if changed and kind is not ConditionType.RECONCILING:
-            self.announce(Event("Warning" if _alarming(outcome) else "Normal", outcome.reason, outcome.message))
+        if (changed or outcome.reason is Reason.DRIFT_MENDED) and kind is not ConditionType.RECONCILING:
+            self.announce(Event("Warning" if _alarming(outcome) else "Normal", outcome.reason, cut(outcome.message)))
 
     def put_or_remove(self, kind: ConditionType, outcome: Outcome, *, present: bool) -> None:
         if present:
@@ -215,8 +220,20 @@ class _Changes:
         self._events.append(event)
 
 
+def cut(message: str) -> str:
+    return message if len(message) <= LONGEST_MESSAGE else message[: LONGEST_MESSAGE - 1] + "…"
+
+
+def _still_worth_telling(old: Condition, outcome: Outcome, generation: int) -> bool:
+    """What was mended stays to be read while nothing new is: an Event alone is gone after an hour."""
+    mended = old.reason == Reason.DRIFT_MENDED and old.observed_generation == generation
+    return mended and outcome.reason is Reason.NO_DRIFT
+
+
 def _alarming(outcome: Outcome) -> bool:
-    return not isinstance(outcome, Done) and outcome.reason not in CALM_REASONS
+    if isinstance(outcome, Done):
+        return outcome.reason is Reason.DRIFT_MENDED
+    return outcome.reason not in CALM_REASONS
 
 
 def _phase(outcome: Outcome) -> Phase:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from tests.factories import make_organization, make_user, principal
-from tests.folder_world import FolderWorld
+from tests.folder_world import QUICK, FolderWorld
 from tests.tickets import TICKETS, make_bundle, signed, tickets_manifest
 
 from metacore.db.database import Database
+from metacore.db.roles import KERNEL_ROLE
 from metacore.ids import OrganizationId
 from metacore.installer import requests
 from metacore_operator.outcomes import Reason
@@ -293,7 +295,8 @@ async def test_trust_that_is_withdrawn_fences_what_is_installed(world: FolderWor
         await world.until(Reason.SUCCEEDED)
 
         world.keys.write_text("# nobody\n")
-        await world.until(Reason.SIGNATURE_REFUSED)
+        await world.until(Reason.KEY_REVOKED)
+        assert world.condition("Verified") == ("False", "KeyRevoked")
         assert await world.owner.postgres.fetchval("SELECT fenced_reason FROM metacore_addons") == "no_trusted_keys"
 
         world.keys.write_text(trusted)
@@ -324,7 +327,7 @@ async def test_going_back_needs_a_waiver(world: FolderWorld, acme: OrganizationI
     async with world.reconciling():
         await world.until(Reason.SUCCEEDED)
         world.bundle("tickets.tar.gz", version="1.0.0")
-        assert "downgrade@1.0.0" in await world.until(Reason.PLAN_REFUSED)
+        assert "downgrade@1.0.0" in await world.until(Reason.DOWNGRADE_REFUSED)
         world.declare(preflight={"waivers": ["downgrade@1.0.0"]})
         await world.until(Reason.INSTALLED, words="version 1.0.0")
 
@@ -364,3 +367,108 @@ async def test_a_stop_in_the_middle_of_it_all_is_clean(world: FolderWorld, acme:
     async with world.reconciling():
         await world.until(Reason.SUCCEEDED)
     assert world.served(acme) == "1.0.0"
+
+
+async def test_addons_wait_for_what_they_require_and_hold_it(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    needs = {"requires": [{"key": "tickets", "version": ">=1.0.0"}]}
+    world.bundle("notes.tar.gz", key="notes", models=[], settings=[], capabilities=[], compatibility=needs)
+    world.declare("notes")
+    async with world.reconciling():
+        message = await world.until(Reason.DEPENDENCY_PENDING, "notes")
+        assert "requires addon 'tickets' >=1.0.0, which is not installed" in message
+        world.declare()
+        await world.until(Reason.SUCCEEDED, "notes")
+
+        (world.root / "tickets.yaml").unlink()
+        message = await world.until(Reason.NEEDED_BY_OTHERS)
+        assert "addon 'notes' requires 'tickets'" in message
+        assert world.status().phase == "Deleting" and world.served(acme) == "1.0.0"
+
+        (world.root / "notes.yaml").unlink()
+        await world.until(Reason.REMOVED)
+
+
+async def test_two_addons_that_require_each_other_are_told_so(world: FolderWorld, acme: OrganizationId) -> None:
+    for key, other in (("notes", "files"), ("files", "notes")):
+        needs = {"requires": [{"key": other}]}
+        world.bundle(f"{key}.tar.gz", key=key, models=[], settings=[], capabilities=[], compatibility=needs)
+        world.declare(key)
+    async with world.reconciling():
+        told = {await world.until(Reason.DEPENDENCY_CYCLE, name) for name in ("notes", "files")}
+    assert told == {
+        "addons require each other in a circle: notes → files → notes",
+        "addons require each other in a circle: files → notes → files",
+    }
+
+
+@pytest.mark.parametrize(
+    ("damage", "mended"),
+    [
+        ("DROP TABLE addon_tickets.ticket_comments", "table addon_tickets.ticket_comments"),
+        ("ALTER TABLE addon_tickets.tickets DROP COLUMN amount", "table addon_tickets.tickets"),
+        ("DROP POLICY metacore_tenant ON addon_tickets.tickets", "protect addon_tickets.tickets"),
+        ("ALTER TABLE addon_tickets.tickets NO FORCE ROW LEVEL SECURITY", "protect addon_tickets.tickets"),
+        ("REVOKE ALL ON addon_tickets.tickets FROM PUBLIC, metacore_kernel", "protect addon_tickets.tickets"),
+        ("DELETE FROM metacore_installations", "installation of "),
+        ("UPDATE metacore_installations SET settings = '{}'", "settings of "),
+        ("UPDATE metacore_addons SET grants = '[]'", "record of tickets"),
+    ],
+)
+async def test_what_is_changed_from_outside_is_put_back_and_told(
+    world: FolderWorld, acme: OrganizationId, damage: str, mended: str
+) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare(settings={"greeting": "hello"})
+    async with world.reconciling(settings=dataclasses.replace(QUICK, resync=0.3)):
+        await world.until(Reason.SUCCEEDED)
+        kernel = await world.owner.postgres.fetchval("SELECT rolname FROM pg_roles WHERE rolname = $1", KERNEL_ROLE)
+        await world.owner.postgres.execute(damage.replace("metacore_kernel", kernel))
+        assert mended in await world.until(Reason.DRIFT_MENDED)
+        assert world.condition("Drifted") == ("False", "DriftMended")
+        world.declare(settings={"greeting": "hello"}, mode="enforce")
+        await world.until(Reason.NO_DRIFT)
+        assert [event.reason for _, event in world.events if event.reason is Reason.DRIFT_MENDED] == []
+
+
+async def test_an_index_dropped_by_hand_is_built_again(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling(settings=dataclasses.replace(QUICK, resync=0.3)):
+        await world.until(Reason.SUCCEEDED)
+        name = await world.owner.postgres.fetchval(
+            "SELECT indexname FROM pg_indexes WHERE schemaname = 'addon_tickets' AND indexname LIKE 'mx\\_%' LIMIT 1"
+        )
+        await world.owner.postgres.execute(f'DROP INDEX addon_tickets."{name}"')
+        assert f"index addon_tickets.{name}" in await world.until(Reason.DRIFT_MENDED)
+
+
+async def test_a_rollback_pins_an_older_digest(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        old = world.status().digest
+        world.bundle("tickets.tar.gz", version="1.1.0", models=MORE_COLUMNS)
+        await world.until(Reason.INSTALLED, words="replaced 1.0.0")
+
+        world.declare(digest=old)
+        await world.until(Reason.INSTALLED, words="version 1.0.0")
+
+        assert world.status().digest == old and world.status().history[0].digest == old
+
+
+async def test_annotations_pause_request_and_force(world: FolderWorld, acme: OrganizationId) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare(annotations={"metacore.dev/pause": "true", "metacore.dev/requested-at": "one"})
+    async with world.reconciling():
+        await world.until(Reason.SUSPENDED)
+        assert world.status().last_handled_requested_at == "one"
+        world.declare()
+        await world.until(Reason.SUCCEEDED)
+        loaded = world.registry.snapshot.revision
+        world.declare(annotations={"metacore.dev/force": "two"})
+        await rises(world, loaded)
+        world.declare(annotations={"metacore.dev/force": "two"}, enabled=False)
+        await world.until(Reason.DISABLED)
+        assert world.status().last_handled_force == "two"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from metacore_operator.cluster.ledger import PAUSE, REQUESTED_AT, Ledger, read_record
+from metacore_operator.cluster.ledger import Ledger, read_record
+from metacore_operator.resources.addon import PAUSE, REQUESTED_AT
 from metacore_operator.resources.status import AddonStatus, Phase
 
 FINALIZER = "metacore.dev/addon"

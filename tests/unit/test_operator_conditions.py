@@ -183,8 +183,8 @@ def test_work_on_a_new_generation_shows_before_it_is_done() -> None:
 def test_suspending_leaves_the_rest_as_it_is_and_is_told_once() -> None:
     ready = conditions.began(summarise(GOOD).status, 2, now=LATER)
 
-    first = conditions.suspended(ready, 2, now=LATER)
-    second = conditions.suspended(first.status, 2, now=LATER)
+    first = conditions.suspended(ready, 2, "the spec", now=LATER)
+    second = conditions.suspended(first.status, 2, "the spec", now=LATER)
 
     assert first.status.phase is Phase.SUSPENDED
     assert state(first.status)["Ready"] == ("True", "Succeeded")

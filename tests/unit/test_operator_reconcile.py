@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,21 +15,21 @@ from nacl.signing import SigningKey
 from metacore.bundle.read import Bundle, read_bundle
 from metacore.bundle.signature import Signature, TrustedKeys, sign
 from metacore.bundle.write import write_bundle
-from metacore.errors import InstallFailed, KeyOwned, ModelConflict, Refused, Unavailable
+from metacore.errors import Conflict, InstallFailed, KeyOwned, ModelConflict, Refused, Unavailable
 from metacore.installer.execute import InstallReport
 from metacore.installer.plan import Plan, Risk, Step
 from metacore.installer.steps import RiskKind, StepKind
-from metacore.manifest.model import Capability
-from metacore_operator.conditions import Summary
+from metacore.manifest.model import Capability, Requirement
+from metacore_operator.conditions import LONGEST_MESSAGE, Summary
 from metacore_operator.outcomes import Done, Reason, Stalled, Waiting
-from metacore_operator.resources.addon import Addon, parse_addon
+from metacore_operator.resources.addon import FORCE, PAUSE, REQUESTED_AT, Addon, parse_addon
 from metacore_operator.resources.spec import SourceKind
 from metacore_operator.resources.status import Phase
 from metacore_operator.sources.source import Fetched
 from metacore_operator.steps.context import Ports
 from metacore_operator.steps.fence import Fencing, reverify
 from metacore_operator.steps.reconcile import reconcile, remove
-from metacore_operator.steps.state import InstalledAddon, Kernel, Loaded, StoredBundle, Tenant
+from metacore_operator.steps.state import InstalledAddon, Kernel, Loaded, Pulse, StoredBundle, Tenant
 
 KEY, OTHER = SigningKey(b"k" * 32), SigningKey(b"o" * 32)
 ACME, GLOBEX = uuid.UUID(int=1), uuid.UUID(int=2)
@@ -67,6 +67,10 @@ class World:
         self.trusted = TrustedKeys((bytes(KEY.verify_key),))
         self.calls: list[tuple[Any, ...]] = []
         self.wish: dict[str, Any] = {}
+        self.how: dict[str, bool] = {}
+        self.did: tuple[str, ...] = ()
+        self.others: dict[str, InstalledAddon] = {}
+        self.away = False
         self.refusal: Exception | None = None
         self.plan_refusal: Exception | None = None
         self.planned: tuple[Step, ...] = ()
@@ -82,6 +86,8 @@ class World:
     # Source
 
     async def fetch(self, addon: Addon) -> Fetched:
+        if self.away:
+            raise Unavailable("the registry does not answer")
         return Fetched(self.content, self.signature, "tickets.tar.gz")
 
     # Installer
@@ -105,12 +111,14 @@ class World:
         source: str = "bundle",
         progress: Callable[[str], None] = print,
         allow_downgrade: bool = False,
+        force: bool = False,
     ) -> InstallReport:
         if self.refusal is not None:
             raise self.refusal
         bundle = read_bundle(content)
         self.calls.append(("install", bundle.manifest.version, tuple(organizations)))
         self.wish = {"owner_uid": owner_uid, "mode": mode, "grants": grants, "settings": settings}
+        self.how = {"force": force, "allow_downgrade": allow_downgrade}
         before = self.row.organizations if self.row is not None else {}
         self.row = InstalledAddon(
             key="tickets",
@@ -125,7 +133,7 @@ class World:
         )
         self.stored[bundle.digest] = StoredBundle("tickets", content, signature)
         self.pods = dict.fromkeys(self.pods, bundle.digest)
-        return InstallReport("tickets", bundle.manifest.version, bundle.digest, "", 1, changed=True)
+        return InstallReport("tickets", bundle.manifest.version, bundle.digest, "", 1, changed=True, did=self.did)
 
     async def enable(self, key: str, organization: uuid.UUID) -> int:
         return self._switch("enable", organization, True)
@@ -171,7 +179,7 @@ class World:
         ]
 
     async def installed(self, key: str) -> InstalledAddon | None:
-        return self.row
+        return self.others.get(key, self.row if key == "tickets" else None)
 
     async def installed_keys(self) -> Sequence[str]:
         return ["tickets"] if self.row is not None else []
@@ -179,8 +187,8 @@ class World:
     async def bundle(self, digest: str) -> StoredBundle | None:
         return self.stored.get(digest)
 
-    async def pulse(self) -> Hashable:
-        return None
+    async def pulse(self) -> Pulse:
+        return Pulse(None, {})
 
     # What tests do
 
@@ -189,9 +197,16 @@ class World:
         return await reconcile(addon or addon_of(), self.ports, now=lambda: moment)
 
 
-def after(summary: Summary, **spec: Any) -> Addon:
+def after(summary: Summary, annotations: Mapping[str, str] | None = None, **spec: Any) -> Addon:
     """The Addon as the next reconcile gets it."""
-    return addon_of(**spec).model_copy(update={"status": summary.status})
+    addon = addon_of(**spec)
+    metadata = addon.metadata.model_copy(update={"annotations": dict(annotations or {})})
+    return addon.model_copy(update={"status": summary.status, "metadata": metadata})
+
+
+def other_addon(key: str, version: str = "1.0.0", *, fenced: str = "", organizations: Any = (ACME, GLOBEX)) -> Any:
+    """Another addon that is installed."""
+    return InstalledAddon(key, "u", "d" * 64, version, "", "bundle", fenced, 1, dict.fromkeys(organizations, True))
 
 
 def text(summary: Summary) -> str:
@@ -552,7 +567,14 @@ async def test_trust_that_is_withdrawn_fences_and_trust_that_returns_frees() -> 
     assert await reverify(world.ports) == (Fencing("tickets", "untrusted"),)
     assert await reverify(world.ports) == (), "it is told once"
     fenced = await world.reconcile()
-    assert fenced.decisive.reason is Reason.SIGNATURE_REFUSED
+    assert fenced.decisive.reason is Reason.KEY_REVOKED
+    assert fenced.status.condition("Verified").reason == "KeyRevoked"  # type: ignore[union-attr]
+    assert "the installed version 1.0.0" in text(fenced)
+
+    world.away = True
+    unfetched = await world.reconcile(after(fenced))
+    assert unfetched.decisive.reason is Reason.KEY_REVOKED, "a source that is away hides no revoked key"
+    world.away = False
 
     world.trusted = TrustedKeys((bytes(KEY.verify_key),))
     assert await reverify(world.ports) == (Fencing("tickets", ""),)
@@ -569,4 +591,160 @@ async def test_a_fence_is_seen_though_the_source_is_fine() -> None:
     world.install = keep  # type: ignore[method-assign]
     summary = await world.reconcile(after(ready))
 
-    assert summary.decisive.reason is Reason.FENCED
+    assert summary.decisive.reason is Reason.KEY_REVOKED
+    assert summary.status.condition("Served").status == "False"  # type: ignore[union-attr]
+    assert summary.status.condition("Drifted").status == "False"  # type: ignore[union-attr]
+
+
+async def test_what_was_undone_from_outside_is_put_back_and_told_once() -> None:
+    world = World()
+    ready = await world.reconcile()
+    world.did = ("table addon_tickets.tickets",)
+
+    mended = await world.reconcile(after(ready))
+
+    condition = mended.status.condition("Drifted")
+    assert condition is not None and (condition.status, condition.reason) == ("False", "DriftMended")
+    assert "table addon_tickets.tickets" in condition.message
+    assert [(event.type, event.reason) for event in mended.events] == [("Warning", Reason.DRIFT_MENDED)]
+    world.did = ()
+    calm = await world.reconcile(after(mended))
+    assert calm.events == () and calm.status.condition("Drifted") == condition, "it stays to be read"
+    world.did = ("protect addon_tickets.tickets",)
+    again = await world.reconcile(after(calm))
+    assert "protect" in again.events[0].message
+
+
+async def test_the_first_installation_and_a_new_organization_are_no_drift() -> None:
+    world = World()
+    world.did = ("table addon_tickets.tickets", f"installation of {ACME}")
+    first = await world.reconcile(addon_of(organizations={"names": ["Acme"]}))
+    assert first.status.condition("Drifted").reason == "NoDrift"  # type: ignore[union-attr]
+
+    world.did = (f"installation of {GLOBEX}",)
+    counts = first.status.model_copy(update={"digest": world.row.digest})  # type: ignore[union-attr]
+    addon = after(first).model_copy(update={"status": counts})
+    joined = await world.reconcile(addon)
+
+    assert joined.status.condition("Drifted").reason == "NoDrift"  # type: ignore[union-attr]
+
+
+REQUIRES: dict[str, Any] = {"compatibility": {"requires": [{"key": "contacts", "version": ">=1.2.0"}]}}
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (None, "which is not installed"),
+        (other_addon("contacts", "1.1.0"), "and version 1.1.0 is installed"),
+        (other_addon("contacts", "1.2.0", fenced="untrusted"), "which is fenced"),
+        (other_addon("contacts", "1.2.0", organizations=(ACME,)), f"which organization {GLOBEX} does not have"),
+    ],
+)
+async def test_what_a_bundle_requires_is_waited_for(other: InstalledAddon | None, words: str) -> None:
+    world = World(bundle_of(**REQUIRES))
+    if other is not None:
+        world.others["contacts"] = other
+
+    waiting = await world.reconcile()
+
+    assert isinstance(waiting.decisive, Waiting)
+    assert waiting.decisive.reason is Reason.DEPENDENCY_PENDING
+    assert "'contacts' >=1.2.0" in text(waiting) and words in text(waiting)
+    assert waiting.status.condition("PreflightPassed").status == "False"  # type: ignore[union-attr]
+    assert world.calls == []
+    assert world.ports.demands.dependents({"contacts"}) == {"tickets"}
+    world.others["contacts"] = other_addon("contacts", "1.2.0")
+    assert isinstance((await world.reconcile()).decisive, Done)
+
+
+async def test_addons_that_require_each_other_are_told_the_circle() -> None:
+    world = World(bundle_of(**REQUIRES))
+    world.ports.demands.note("contacts", [Requirement(key="files"), Requirement(key="tickets")])
+    world.ports.demands.note("files", [Requirement(key="contacts")])
+
+    summary = await world.reconcile()
+
+    assert isinstance(summary.decisive, Stalled)
+    assert summary.decisive.reason is Reason.DEPENDENCY_CYCLE
+    assert "tickets → contacts → tickets" in text(summary)
+
+
+async def test_an_addon_that_others_require_is_not_removed_and_says_who() -> None:
+    world = World()
+    world.refusal = Conflict("addon 'orders' requires 'tickets': remove it first", code="required")
+
+    outcome = await remove(addon_of(), world.ports)
+
+    assert isinstance(outcome, Waiting)
+    assert outcome.reason is Reason.NEEDED_BY_OTHERS
+    assert "'orders'" in outcome.message
+
+
+async def test_pinning_an_older_digest_goes_back_without_the_source() -> None:
+    world = World()
+    ready = await world.reconcile()
+    old = ready.status.digest
+    world.content = bundle_of("1.1.0")
+    world.sign(KEY)
+    newer = await world.reconcile(after(ready))
+    world.away = True
+
+    back = await world.reconcile(after(newer, digest=old))
+
+    assert isinstance(back.decisive, Done)
+    assert (back.status.version, back.status.digest) == ("1.0.0", old)
+    assert world.how["allow_downgrade"]
+    assert [entry.version for entry in back.status.history] == ["1.0.0", "1.1.0", "1.0.0"]
+
+
+async def test_a_pinned_bundle_of_another_addon_is_not_taken_from_the_database() -> None:
+    world = World()
+    ready = await world.reconcile()
+    world.stored[ready.status.digest] = replace(world.stored[ready.status.digest], addon_key="orders")
+    world.away = True
+
+    summary = await world.reconcile(after(ready, digest=ready.status.digest))
+
+    assert summary.decisive.reason is Reason.SOURCE_UNAVAILABLE
+
+
+async def test_what_people_ask_for_by_annotation_is_echoed_when_it_was_done() -> None:
+    world = World()
+    ready = await world.reconcile()
+    asked = {REQUESTED_AT: "12:00", FORCE: "one"}
+    world.away = True
+
+    failed = await world.reconcile(after(ready, asked))
+    assert failed.status.last_handled_requested_at == "12:00"
+    assert failed.status.last_handled_force == "", "it did not come to an installation"
+
+    world.away = False
+    done = await world.reconcile(after(failed, asked))
+    assert world.how["force"] and done.status.last_handled_force == "one"
+    await world.reconcile(after(done, asked))
+    assert not world.how["force"], "one value, one time"
+    await world.reconcile(after(done, {FORCE: "x" * 100_000}))
+    assert world.how["force"]
+
+
+async def test_a_paused_addon_is_left_alone_and_says_by_what() -> None:
+    world = World()
+    ready = await world.reconcile()
+    world.calls.clear()
+
+    summary = await world.reconcile(after(ready, {PAUSE: "true", REQUESTED_AT: "now"}))
+
+    assert world.calls == [] and summary.status.phase is Phase.SUSPENDED
+    assert PAUSE in summary.events[0].message
+    assert summary.status.last_handled_requested_at == "now"
+
+
+async def test_messages_in_a_status_are_bounded() -> None:
+    world = World()
+    world.plan_refusal = Refused("x" * 100_000)
+
+    summary = await world.reconcile()
+
+    assert len(text(summary)) == LONGEST_MESSAGE
+    assert all(len(event.message) <= LONGEST_MESSAGE for event in summary.events)

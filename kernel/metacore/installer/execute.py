@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -38,6 +38,10 @@ SOURCES = ("bundle", "compiled", "federated")
 RESHAPING = frozenset({StepKind.SCHEMA, StepKind.MIGRATION, StepKind.TABLE, StepKind.INDEX, StepKind.FOREIGN_KEY})
 
 
+JOINED, CONFIGURED, RECORDED = "installation of ", "settings of ", "record of "
+"""How what `InstallReport.did` names begins where it is about rows of the kernel's own tables."""
+
+
 def _nothing(_text: str) -> None:
     return None
 
@@ -45,7 +49,8 @@ def _nothing(_text: str) -> None:
 @dataclass(frozen=True, slots=True)
 class InstallReport:
     """What an installation did. `secrets` are in hex, by organization, of new installations only: nobody gets them
-    again. `changed` is false when the database held all of it before; then `revision` is the one that stands."""
+    again. `changed` is false when the database held all of it before; then `revision` is the one that stands. `did`
+    names what was missing or different: steps of the plan, installations, settings, the addon's record."""
 
     addon_key: str
     version: str
@@ -53,6 +58,7 @@ class InstallReport:
     signer: str
     revision: int
     changed: bool
+    did: tuple[str, ...] = ()
     secrets: Mapping[uuid.UUID, str] = field(default_factory=dict)
 
 
@@ -108,12 +114,13 @@ class Installer:
         source: str = "bundle",
         progress: Callable[[str], None] = _nothing,
         allow_downgrade: bool = False,
+        force: bool = False,
     ) -> InstallReport:
         """Make `organizations` have what the bundle says, and those that have the addon already, too.
 
         `owner_uid` is the uid of the Addon resource that wants it, '' for a request or a host. `grants` are the
         accepted capabilities, None accepts all that are declared. `settings` go to every one of `organizations`.
-        Running it again changes nothing.
+        Running it again changes nothing, but with `force` the registry's revision rises, and every kernel loads anew.
 
         Raises:
             SignatureRefused, BundleRefused, ManifestInvalid: the bundle is not one that may be installed.
@@ -145,11 +152,14 @@ class Installer:
         pending = await asyncio.to_thread(_pending, bundle, state, wanted)
         await self._check_code(bundle, state)
         changes = self._settings(wish, state, wanted)
-        registering = bool(changes) or _differs(wish, state)
+        differs = _differs(wish, state)
+        registering = bool(changes) or differs or force
         plan = await asyncio.to_thread(build_plan, bundle, pending, state, wanted, registering=registering)
         if not plan.changed:
             return InstallReport(plan.addon_key, plan.version, plan.digest, wish.signer, revision, changed=False)
-        return await self._carry_out(plan, wish, wanted, state, allow_downgrade=allow_downgrade, progress=progress)
+        did = _named(plan, changes, differs=differs)
+        report = await self._carry_out(plan, wish, wanted, state, allow_downgrade=allow_downgrade, progress=progress)
+        return replace(report, did=did)
 
     async def _check_code(self, bundle: Bundle, state: State) -> None:
         """Scan an addon's module, unless the very same bundle is installed already."""
@@ -358,6 +368,15 @@ def _differs(wish: Wish, state: State) -> bool:
         or addon.grants != wish.grants
         or bool(addon.fenced_reason)
     )
+
+
+def _named(plan: Plan, changes: Collection[uuid.UUID], *, differs: bool) -> tuple[str, ...]:
+    """What a plan does beyond its frame, for people."""
+    steps = [step.name for step in plan.steps if step.kind not in (StepKind.CLAIM, StepKind.INSTALL)]
+    joined = [f"{JOINED}{organization}" for organization in plan.organizations]
+    configured = [f"{CONFIGURED}{item}" for item in changes if item not in plan.organizations]
+    recorded = [f"{RECORDED}{plan.addon_key} (mode, grants, signer or owner)"] if differs else []
+    return (*steps, *joined, *configured, *recorded)
 
 
 def superseded(error: BaseException) -> bool:

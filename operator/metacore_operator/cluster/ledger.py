@@ -11,10 +11,6 @@ from metacore_operator.resources.addon import API_VERSION, KIND, Addon, Metadata
 from metacore_operator.resources.spec import AddonSpec
 from metacore_operator.resources.status import AddonStatus
 
-PAUSE = "metacore.dev/pause"
-REQUESTED_AT = "metacore.dev/requested-at"
-"""Annotations: the first, when `true`, acts as spec.suspend; a change of the second asks for a reconcile now."""
-
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -28,16 +24,14 @@ class Record:
     deleting: bool = False
 
     @property
-    def wish(self) -> tuple[str, int, bool, str, str, bool, bool]:
+    def wish(self) -> tuple[str, int, bool, tuple[str, ...], bool, bool]:
         """Changes when the Addon wants a reconcile, and not when only the status or somebody's annotation did."""
         metadata = self.addon.metadata
-        annotations = metadata.annotations
         return (
             metadata.uid,
             metadata.generation,
             self.held,
-            annotations.get(PAUSE, ""),
-            annotations.get(REQUESTED_AT, ""),
+            self.addon.wishes,
             self.deleting,
             bool(self.problem),
         )

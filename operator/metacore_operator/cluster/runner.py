@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from metacore.errors import MetacoreError, Unavailable
 from metacore.logs import get_logger
 from metacore_operator import conditions
 from metacore_operator.cluster.board import Board
 from metacore_operator.cluster.health import Beats
-from metacore_operator.cluster.ledger import PAUSE, Ledger, Record, read_record
+from metacore_operator.cluster.ledger import Ledger, Record, read_record
 from metacore_operator.cluster.tenancy import TenantsOf
 from metacore_operator.cluster.trust import SecretTrust
 from metacore_operator.conditions import Event, Summary
@@ -30,8 +30,11 @@ from metacore_operator.settings import OperatorSettings
 from metacore_operator.steps.context import Ports
 from metacore_operator.steps.fence import reverify
 from metacore_operator.steps.reconcile import reconcile, remove
+from metacore_operator.steps.state import Pulse
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 PULSE_LOOP = "pulse"
 PULSE_LATE_SECONDS = 120.0
@@ -129,12 +132,12 @@ class ClusterRunner:
                 task.cancel()
 
     async def _pulse(self, stop: asyncio.Event) -> None:
-        before: Hashable = None
+        before: Pulse | None = None
         while not stop.is_set():
             await self._guarded("trust", self._follow_trust())
             pulse = await self._guarded("database", self._ports.state.pulse())
-            if pulse is not None and before is not None and pulse != before:
-                self._want_all()
+            if pulse is not None and before is not None:
+                self._want(pulse.changed_since(before))
             before = pulse or before
             self._beats.beat(PULSE_LOOP)
             await asyncio.sleep(self._settings.pulse)
@@ -148,7 +151,7 @@ class ClusterRunner:
             self._reverify_due = False
             self._want_all()
 
-    async def _guarded(self, what: str, work: Awaitable[Hashable]) -> Hashable:
+    async def _guarded(self, what: str, work: Awaitable[T]) -> T | None:
         """The answer of `work`, or None when it failed; each kind of failure is told once until it ends."""
         try:
             async with asyncio.timeout(PULSE_LATE_SECONDS / 3):
@@ -161,6 +164,17 @@ class ClusterRunner:
             return None
         self._troubles.pop(what, None)
         return answer
+
+    def _want(self, keys: frozenset[str] | None) -> None:
+        """Look again at the Addons of these keys and at those that require one of them; None: at all."""
+        if keys is None:
+            self._want_all()
+        elif keys:
+            wanted = keys | self._ports.demands.dependents(keys)
+            for name in self._ledger.names:
+                record = self._ledger.get(name)
+                if record is not None and record.addon.key in wanted and record.held and not record.deleting:
+                    self._queue.add(name)
 
     def _want_all(self) -> None:
         for name in self._ledger.names:
@@ -186,14 +200,12 @@ class ClusterRunner:
             # Before the Secret was read, everything would look untrusted.
             raise Unavailable("the trusted keys are not known yet")
         addon = record.addon
-        if addon.metadata.annotations.get(PAUSE) == "true":
-            addon = addon.model_copy(update={"spec": addon.spec.model_copy(update={"suspend": True})})
         if record.problem:
             await self._publish(name, addon, self._refused(record))
             self._queue.add(name, self._settings.resync)
             return
         generation = addon.metadata.generation
-        if addon.status.observed_generation != generation and not addon.spec.suspend:
+        if addon.status.observed_generation != generation and not (addon.spec.suspend or addon.paused):
             began = conditions.began(addon.status, generation, now=self._now())
             if not await self._show(name, addon, began):
                 return

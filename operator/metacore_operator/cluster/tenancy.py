@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from metacore_operator.settings import Tenancy
-from metacore_operator.steps.state import InstalledAddon, Kernel, State, StoredBundle, Tenant
+from metacore_operator.steps.state import InstalledAddon, Kernel, Pulse, State, StoredBundle, Tenant
 
 EVERY = "*"
 
@@ -42,5 +42,5 @@ class TenantsOf(State):
     async def bundle(self, digest: str) -> StoredBundle | None:
         return await self._state.bundle(digest)
 
-    async def pulse(self) -> Hashable:
+    async def pulse(self) -> Pulse:
         return await self._state.pulse()

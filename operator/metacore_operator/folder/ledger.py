@@ -53,8 +53,12 @@ class Ledger:
             record = Record(admit(declared.addon, known), declared.file)
             if record != known:
                 self._put(record)
-            new_generation = known is None or record.addon.metadata.generation != known.addon.metadata.generation
-            if new_generation or (known is not None and known.deleting) or name in self.broken or name in self.missing:
+            new_wish = (
+                known is None
+                or record.addon.metadata.generation != known.addon.metadata.generation
+                or record.addon.wishes != known.addon.wishes
+            )
+            if new_wish or (known is not None and known.deleting) or name in self.broken or name in self.missing:
                 wanted.add(name)
         declared_names = {declared.addon.full_name for declared in contents.declared}
         whole_files = {item.file: item for item in contents.broken if not item.name}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from watchfiles import awatch
 
@@ -25,9 +25,12 @@ from metacore_operator.settings import ReconcileSettings
 from metacore_operator.steps.context import Ports
 from metacore_operator.steps.fence import reverify
 from metacore_operator.steps.reconcile import reconcile, remove
+from metacore_operator.steps.state import Pulse
 from metacore_operator.trust import Trust
 
 log = get_logger(__name__)
+
+T = TypeVar("T")
 
 WATCH_DEBOUNCE_MS = 300
 WATCH_STEP_MS = 50
@@ -113,12 +116,12 @@ class FolderRunner:
             await self._scan()
 
     async def _pulse(self, stop: asyncio.Event) -> None:
-        before: Hashable = None
+        before: Pulse | None = None
         while not await _stopped(stop, self._settings.pulse):
             await self._guarded("trust", self._follow_trust())
             pulse = await self._guarded("database", self._ports.state.pulse())
-            if pulse is not None and before is not None and pulse != before:
-                self._want_all()
+            if pulse is not None and before is not None:
+                self._want(pulse.changed_since(before))
             before = pulse or before
 
     async def _follow_trust(self) -> None:
@@ -128,7 +131,7 @@ class FolderRunner:
             self._reverify_due = False
             self._want_all()
 
-    async def _guarded(self, what: str, work: Awaitable[Hashable]) -> Hashable:
+    async def _guarded(self, what: str, work: Awaitable[T]) -> T | None:
         """The answer of `work`, or None when it failed; each kind of failure is told once until it ends."""
         try:
             answer = await work
@@ -165,6 +168,17 @@ class FolderRunner:
         self._missing_since = {name: self._missing_since.get(name, now) for name in changes.missing}
         for name in changes.missing:
             self._queue.add(name, self._settings.settle)
+
+    def _want(self, keys: frozenset[str] | None) -> None:
+        """Look again at the Addons of these keys and at those that require one of them; None: at all."""
+        if keys is None:
+            self._want_all()
+        elif keys:
+            wanted = keys | self._ports.demands.dependents(keys)
+            for name in self._ledger.names:
+                record = self._ledger.get(name)
+                if record is not None and record.addon.key in wanted and name not in self._missing_since:
+                    self._queue.add(name)
 
     def _want_all(self) -> None:
         for name in self._ledger.names:
@@ -208,7 +222,8 @@ class FolderRunner:
         return True
 
     async def _reconcile(self, name: str, addon: Addon) -> None:
-        if addon.status.observed_generation != addon.metadata.generation:
+        held = addon.spec.suspend or addon.paused
+        if addon.status.observed_generation != addon.metadata.generation and not held:
             began = conditions.began(addon.status, addon.metadata.generation, now=self._now())
             addon = self._ledger.set_status(name, began) or addon
         ports = replace(self._ports, progress=lambda text: self._on_progress(addon, text))

@@ -18,6 +18,17 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "Addon"
 
+PAUSE = "metacore.dev/pause"
+REQUESTED_AT = "metacore.dev/requested-at"
+FORCE = "metacore.dev/force"
+ROTATE_SECRETS = "metacore.dev/rotate-secrets"
+"""Annotations by which people ask: the first, when `true`, acts as spec.suspend. A new value of the others asks for a
+reconcile now, for one that leaves nothing out, and for new installation secrets."""
+ASKING = (PAUSE, REQUESTED_AT, FORCE, ROTATE_SECRETS)
+
+LONGEST_TOKEN = 128
+"""Characters of an annotation's value that count and are echoed."""
+
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 
 OBJECT_META_OF_THE_SERVER = frozenset(
@@ -71,6 +82,29 @@ class Addon(Strict):
     def key(self) -> str:
         """The addon key that the spec means."""
         return self.spec.key or self.metadata.name.replace("-", "_")
+
+    def asked(self, annotation: str) -> str:
+        """What stands in one of `ASKING`, '' when nothing does."""
+        return self.metadata.annotations.get(annotation, "")[:LONGEST_TOKEN]
+
+    @property
+    def paused(self) -> bool:
+        return self.asked(PAUSE) == "true"
+
+    @property
+    def forced(self) -> bool:
+        """Whether somebody asks for a reconcile that leaves nothing out, and did not get it yet."""
+        return self.asked(FORCE) not in ("", self.status.last_handled_force)
+
+    @property
+    def rotating(self) -> bool:
+        """Whether somebody asks for new installation secrets, and did not get them yet."""
+        return self.asked(ROTATE_SECRETS) not in ("", self.status.last_handled_rotate_secrets)
+
+    @property
+    def wishes(self) -> tuple[str, ...]:
+        """What people ask for by annotations; a change of it is a wish for a reconcile."""
+        return tuple(self.asked(annotation) for annotation in ASKING)
 
     @property
     def full_name(self) -> str:

@@ -69,6 +69,11 @@ class AddonStatus(Strict):
     kernels: KernelCounts = KernelCounts()
     violations: ViolationCounts = ViolationCounts()
     history: tuple[HistoryEntry, ...] = Field(default=(), strict=False, description="Installed bundles, newest first.")
+    last_handled_requested_at: str = Field(default="", description="Value of metacore.dev/requested-at last acted on.")
+    last_handled_force: str = Field(default="", description="Value of metacore.dev/force last acted on.")
+    last_handled_rotate_secrets: str = Field(
+        default="", description="Value of metacore.dev/rotate-secrets last acted on."
+    )
     conditions: tuple[Condition, ...] = Field(default=(), strict=False)
 
     def condition(self, kind: str) -> Condition | None:

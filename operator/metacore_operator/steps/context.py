@@ -15,6 +15,7 @@ from metacore.manifest.model import Capability
 from metacore_operator.conditions import Observed
 from metacore_operator.resources.addon import Addon
 from metacore_operator.sources.source import Fetched, Sources
+from metacore_operator.steps.demands import Demands
 from metacore_operator.steps.organizations import Chosen
 from metacore_operator.steps.state import InstalledAddon, State
 
@@ -40,6 +41,7 @@ class Installer(Protocol):
         source: str = "bundle",
         progress: Callable[[str], None] = ...,
         allow_downgrade: bool = False,
+        force: bool = False,
     ) -> InstallReport: ...
 
     async def enable(self, key: str, organization: uuid.UUID) -> int: ...
@@ -61,6 +63,7 @@ class Ports:
     trusted: Callable[[], TrustedKeys]
     installer: Installer
     state: State
+    demands: Demands = field(default_factory=Demands)
     progress: Callable[[str], None] = lambda _text: None
 
 
@@ -68,7 +71,8 @@ class Ports:
 class Context:
     """`chosen` and `installed` are known before the first step; the steps fill in the rest in their order.
 
-    `grants` stays None until the capabilities step decided.
+    `grants` stays None until the capabilities step decided. `mended` is what the installation had to put back though
+    nothing new was asked for, `installed_now` whether it ran to its end.
     """
 
     addon: Addon
@@ -81,4 +85,6 @@ class Context:
     bundle: Bundle | None = None
     allow_downgrade: bool = False
     grants: tuple[Capability, ...] | None = None
+    mended: tuple[str, ...] = ()
+    installed_now: bool = False
     observed: Observed = field(default_factory=Observed)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from metacore.errors import Conflict, InstallFailed, KeyOwned, ModelConflict, Refused, SignatureRefused, Unavailable
-from metacore.installer.execute import superseded
+from metacore.installer.execute import CONFIGURED, JOINED, RECORDED, superseded
 from metacore_operator.outcomes import ConditionType, Done, Outcome, Reason, Stalled, Waiting
 from metacore_operator.steps.context import Context
 
@@ -22,6 +24,8 @@ async def run(context: Context) -> Outcome:
     except Refused as error:
         return Stalled(Reason.PLAN_REFUSED, error.message)
     except Conflict as error:
+        if error.code == "required":
+            return Waiting(Reason.NEEDED_BY_OTHERS, error.message)
         if superseded(error):
             return Waiting(Reason.INSTALL_FAILED, error.message)
         return Stalled(Reason.PLAN_REFUSED, error.message)
@@ -43,9 +47,12 @@ async def _install(context: Context) -> Outcome:
         settings=addon.spec.settings,
         progress=context.ports.progress,
         allow_downgrade=context.allow_downgrade,
+        force=addon.forced,
     )
+    context.mended = mended(context, report.did)
     await _leave(context)
     await _switch(context)
+    context.installed_now = True
     where = f"{len(chosen.organizations)} organization{'s' * (len(chosen.organizations) != 1)}"
     if chosen.missing:
         names = ", ".join(repr(name) for name in chosen.missing)
@@ -57,6 +64,24 @@ async def _install(context: Context) -> Outcome:
     if not addon.spec.enabled:
         return Done(Reason.DISABLED, f"version {report.version} is installed in {where} and switched off by the spec")
     return Done(Reason.INSTALLED, f"version {report.version} is installed in {where}")
+
+
+def mended(context: Context, did: Sequence[str]) -> tuple[str, ...]:
+    """What of the work had been done before: this spec and this bundle were installed once, and somebody undid it."""
+    addon, bundle, installed = context.addon, context.bundle, context.installed
+    before = addon.status.condition(ConditionType.INSTALLED)
+    if bundle is None or installed is None or before is None or before.observed_generation != addon.metadata.generation:
+        return ()
+    if not installed.digest == addon.status.digest == bundle.digest:
+        return ()
+    expected: set[str] = set()
+    if len(context.chosen.organizations) != addon.status.organizations.desired:
+        expected.add(JOINED)
+    if addon.spec.settings_from:
+        expected.add(CONFIGURED)
+    if installed.fenced_reason:
+        expected.add(RECORDED)
+    return tuple(item for item in did if not any(item.startswith(word) for word in expected))
 
 
 async def _leave(context: Context) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from metacore.bundle.read import Bundle, read_bundle
 from metacore.installer.steps import StepKind
 from metacore_operator.conditions import Observed
-from metacore_operator.outcomes import Done, Outcome, Reason, Stalled, Waiting
+from metacore_operator.outcomes import Done, Outcome, Reason, Waiting
 from metacore_operator.resources.status import KernelCounts, OrganizationCounts
 from metacore_operator.steps.context import Context
 from metacore_operator.steps.state import InstalledAddon, Kernel
+
+SHOWN = 5
 
 
 async def run(context: Context) -> Outcome:
@@ -24,17 +26,19 @@ async def run(context: Context) -> Outcome:
     kernels = await state.kernels()
     context.observed = _observed(context, installed, kernels)
     if installed.fenced_reason:
-        return Stalled(
-            Reason.FENCED, f"the signature is no longer trusted ({installed.fenced_reason}): nothing is served"
-        )
+        return Done(Reason.NO_DRIFT, "fenced, so its tables are not looked at")
     bundle = await _installed_bundle(context, installed)
     if bundle is None:
         return Done(Reason.NO_DRIFT, "nothing is installed yet")
     there = [organization for organization in context.chosen.organizations if organization in installed.organizations]
     plan = await context.ports.installer.plan(bundle, there)
     lacking = [step.name for step in plan.steps if step.kind not in (StepKind.CLAIM, StepKind.INSTALL)]
+    if context.mended:
+        names = ", ".join(context.mended[:SHOWN])
+        more = f" and {len(context.mended) - SHOWN} more" if len(context.mended) > SHOWN else ""
+        return Done(Reason.DRIFT_MENDED, f"was missing or changed from outside, and was put back: {names}{more}")
     if lacking:
-        names = ", ".join(lacking[:3])
+        names = ", ".join(lacking[:SHOWN])
         return Waiting(Reason.DRIFT_FOUND, f"the database lacks what version {installed.version} needs: {names}")
     return Done(Reason.NO_DRIFT, f"the database holds what version {installed.version} needs")
 

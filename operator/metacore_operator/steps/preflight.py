@@ -7,7 +7,8 @@ from collections.abc import Collection
 from metacore.errors import Conflict, ModelConflict, Refused
 from metacore.installer.plan import Plan, Risk
 from metacore.installer.steps import RiskKind, StepKind
-from metacore_operator.outcomes import Done, Outcome, Reason, Stalled
+from metacore_operator.outcomes import Done, Outcome, Reason, Stalled, Waiting
+from metacore_operator.steps import requires
 from metacore_operator.steps.context import Context
 
 DOWNGRADE = "downgrade"
@@ -16,10 +17,11 @@ SHOWN_RISKS = 3
 
 async def run(context: Context) -> Outcome:
     assert context.bundle is not None
-    if refusal := _claimed(context) or _ambiguous(context):
+    if refusal := _claimed(context) or _ambiguous(context) or await requires.unmet(context):
         return refusal
     version, waivers = context.bundle.manifest.version, context.addon.spec.preflight.waivers
-    context.allow_downgrade = waived(DOWNGRADE, version, waivers)
+    # Whoever names the one bundle that may be installed means it, also when it is an older one.
+    context.allow_downgrade = waived(DOWNGRADE, version, waivers) or context.addon.spec.digest == context.bundle.digest
     try:
         plan = await context.ports.installer.plan(
             context.bundle, context.chosen.organizations, allow_downgrade=context.allow_downgrade
@@ -27,8 +29,12 @@ async def run(context: Context) -> Outcome:
     except ModelConflict as error:
         return Stalled(Reason.MODEL_CONFLICT, error.message)
     except (Refused, Conflict) as error:
-        hint = f"; spec.preflight.waivers may hold {DOWNGRADE}@{version}" if error.code == DOWNGRADE else ""
-        return Stalled(Reason.PLAN_REFUSED, error.message + hint)
+        if error.code == DOWNGRADE:
+            hint = f"; pin spec.digest to {context.bundle.digest} or put {DOWNGRADE}@{version} into preflight.waivers"
+            return Stalled(Reason.DOWNGRADE_REFUSED, error.message + hint)
+        if error.code == "requires":
+            return Waiting(Reason.DEPENDENCY_PENDING, error.message)
+        return Stalled(Reason.PLAN_REFUSED, error.message)
     risks = data_at_risk(plan)
     if risks and not waived(RiskKind.DATA_LOSS, version, waivers):
         shown = "; ".join(risk.message for risk in risks[:SHOWN_RISKS])

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, replace
 
-from metacore.errors import KeyOwned, MetacoreError
+from metacore.errors import Conflict, KeyOwned, MetacoreError
 from metacore.logs import get_logger
 from metacore_operator import conditions
 from metacore_operator.conditions import Summary
 from metacore_operator.outcomes import ConditionType, Done, Outcome, Reason, StepResult, Waiting
-from metacore_operator.resources.addon import Addon
+from metacore_operator.resources.addon import FORCE, PAUSE, REQUESTED_AT, ROTATE_SECRETS, Addon
 from metacore_operator.steps import capabilities, fetch, install, observe, preflight, serve, verify
 from metacore_operator.steps.context import Context, Ports
 from metacore_operator.steps.organizations import choose
 
 log = get_logger(__name__)
+
+NEEDED_RETRY_SECONDS = 5.0
+"""How soon a deletion that others hold up looks whether they are gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,9 @@ STEPS = (
 async def reconcile(addon: Addon, ports: Ports, *, now: Callable[[], datetime.datetime]) -> Summary:
     """Bring the database in line with `addon` and say how it went. Never raises for what a step met."""
     generation = addon.metadata.generation
-    if addon.spec.suspend:
-        return conditions.suspended(addon.status, generation, now=now())
+    if addon.spec.suspend or addon.paused:
+        by = "the spec" if addon.spec.suspend else f"the annotation {PAUSE}"
+        return _echoing(conditions.suspended(addon.status, generation, by, now=now()), addon, {REQUESTED_AT})
     context = Context(
         addon,
         ports,
@@ -59,7 +63,12 @@ async def reconcile(addon: Addon, ports: Ports, *, now: Callable[[], datetime.da
         outcome = await _run(step, context)
         results.append(StepResult(step.name, step.conditions, outcome))
         stopped = stopped or not (isinstance(outcome, Done) or (isinstance(outcome, Waiting) and outcome.proceed))
-    return conditions.summarise(
+    if context.fetched is None and context.installed is not None and context.installed.fenced_reason:
+        # The source gives nothing that could be verified, and what is installed was fenced: that comes first.
+        told = verify.fenced(context.installed)
+        results = [StepResult("verify", (ConditionType.VERIFIED,), told), *(r for r in results if r.step != "verify")]
+    handled = {REQUESTED_AT} | ({FORCE} if context.installed_now else set())
+    summary = conditions.summarise(
         addon.status,
         generation,
         results,
@@ -67,19 +76,36 @@ async def reconcile(addon: Addon, ports: Ports, *, now: Callable[[], datetime.da
         now=now(),
         history_limit=addon.spec.revision_history_limit,
     )
+    return _echoing(summary, addon, handled)
+
+
+def _echoing(summary: Summary, addon: Addon, handled: Collection[str]) -> Summary:
+    """`summary` with the values of the annotations that were acted on, so that who asked sees that it was done."""
+    fields = {
+        REQUESTED_AT: "last_handled_requested_at",
+        FORCE: "last_handled_force",
+        ROTATE_SECRETS: "last_handled_rotate_secrets",
+    }
+    update = {fields[annotation]: addon.asked(annotation) for annotation in handled}
+    return replace(summary, status=summary.status.model_copy(update=update))
 
 
 async def remove(addon: Addon, ports: Ports) -> Outcome:
     """Take the addon out of every organization, because its Addon is gone. Data stays unless the spec says Drop."""
     try:
         await ports.installer.remove(addon.key, drop=addon.spec.deletion_policy == "Drop", owner_uid=addon.metadata.uid)
-    except KeyOwned:
+    except Conflict as error:
+        if error.code == "required":
+            return Waiting(Reason.NEEDED_BY_OTHERS, error.message, retry_after=NEEDED_RETRY_SECONDS)
+        if not isinstance(error, KeyOwned):
+            return Waiting(Reason.STEP_FAILED, f"removing failed: {error.message}")
         return Done(Reason.REMOVED, f"addon {addon.key!r} belongs to another Addon and stays")
     except MetacoreError as error:
         return Waiting(Reason.STEP_FAILED, f"removing failed: {error.message}")
     except Exception as error:
         log.exception("addon.remove_failed", addon=addon.full_name)
         return Waiting(Reason.STEP_FAILED, f"removing failed: {type(error).__name__}")
+    ports.demands.forget(addon.key)
     kept = "data dropped" if addon.spec.deletion_policy == "Drop" else "data kept"
     return Done(Reason.REMOVED, f"addon {addon.key!r} was removed, {kept}")
 

@@ -1,14 +1,18 @@
-"""Wait until every live kernel serves exactly the installed bundle."""
+"""Wait until every live kernel serves exactly the installed bundle. What is fenced is served by none."""
 
 from __future__ import annotations
 
 from metacore_operator.outcomes import Done, Outcome, Reason, Waiting
 from metacore_operator.steps.context import Context
+from metacore_operator.steps.verify import fenced
 
 
 async def run(context: Context) -> Outcome:
     assert context.bundle is not None
     key, digest = context.addon.key, context.bundle.digest
+    installed = await context.ports.state.installed(key)
+    if installed is not None and installed.fenced_reason:
+        return fenced(installed)
     kernels = await context.ports.state.kernels()
     if not kernels:
         return Waiting(Reason.NO_KERNELS, "no kernel is alive")

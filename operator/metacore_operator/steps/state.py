@@ -64,6 +64,21 @@ class StoredBundle:
     signature: Signature | None
 
 
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """Values that change when tenants, live kernels, or what is there of one addon do."""
+
+    everybody: Hashable
+    addons: Mapping[str, Hashable]
+
+    def changed_since(self, before: Pulse) -> frozenset[str] | None:
+        """The keys of the addons that changed; None when all may have."""
+        if self.everybody != before.everybody:
+            return None
+        keys = self.addons.keys() | before.addons.keys()
+        return frozenset(key for key in keys if self.addons.get(key) != before.addons.get(key))
+
+
 class State(Protocol):
     async def tenants(self) -> Sequence[Tenant]: ...
 
@@ -79,8 +94,8 @@ class State(Protocol):
 
     async def bundle(self, digest: str) -> StoredBundle | None: ...
 
-    async def pulse(self) -> Hashable:
-        """A cheap value that changes when tenants, installations or live kernels do."""
+    async def pulse(self) -> Pulse:
+        """What is there now, cheaply."""
         ...
 
 
@@ -145,15 +160,23 @@ class DatabaseState:
             row["addon_key"], row["content"], Signature.model_validate_json(signature) if known else None
         )
 
-    async def pulse(self) -> Hashable:
-        row = await self._owner.postgres.fetchrow(
-            "SELECT (SELECT revision FROM metacore_registry WHERE id = 1),"
-            " (SELECT count(*) FROM organizations), (SELECT max(updated_at) FROM organizations),"
-            " (SELECT md5(string_agg(concat_ws('|', pod, mode, addons::text), ',' ORDER BY pod))"
-            "   FROM metacore_heartbeats WHERE seen_at > clock_timestamp() - make_interval(secs => $1))",
-            LIVE_SECONDS,
-        )
-        return tuple(row) if row is not None else ()
+    async def pulse(self) -> Pulse:
+        tenants = await self._owner.postgres.fetchrow("SELECT count(*), max(updated_at) FROM organizations")
+        kernels = await self.kernels()
+        rows = await self._owner.postgres.fetch(ADDON_PULSE)
+        found: dict[str, list[Hashable]] = {row["key"]: [row["pulse"]] for row in rows}
+        for kernel in kernels:
+            for key, loaded in kernel.addons.items():
+                found.setdefault(key, []).append((kernel.pod, loaded.digest, loaded.error))
+        everybody = (tuple(tenants or ()), tuple((kernel.pod, kernel.mode) for kernel in kernels))
+        return Pulse(everybody, {key: tuple(values) for key, values in found.items()})
+
+
+ADDON_PULSE = """
+SELECT a.key, concat_ws('|', a.revision, a.digest, a.owner_uid, a.fenced_reason, a.mode,
+    md5(string_agg(concat_ws(':', i.organization_id, i.status, i.version), ',' ORDER BY i.organization_id))) AS pulse
+FROM metacore_addons a LEFT JOIN metacore_installations i ON i.addon_key = a.key GROUP BY a.key
+"""
 
 
 def _loaded(addons: Mapping[str, Any]) -> dict[str, Loaded]:

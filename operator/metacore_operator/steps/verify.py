@@ -11,6 +11,7 @@ from metacore.errors import BundleRefused, InvalidInput, Refused, SignatureRefus
 from metacore.manifest.compatibility import check_kernel, satisfies
 from metacore_operator.outcomes import Done, Outcome, Reason, Stalled
 from metacore_operator.steps.context import Context
+from metacore_operator.steps.state import InstalledAddon
 
 
 async def run(context: Context) -> Outcome:
@@ -27,6 +28,9 @@ async def run(context: Context) -> Outcome:
         signature = Signature.from_json(text) if text is not None else None
         digest, verified = await asyncio.to_thread(_verify, fetched.content, signature, context.ports.trusted())
     except SignatureRefused as error:
+        installed = context.installed
+        if error.code in REVOKED and installed is not None and installed.digest == digest_of(fetched.content):
+            return revoked(installed, error.message)
         return Stalled(Reason.SIGNATURE_REFUSED, f"{fetched.origin}: {error.message}")
     except BundleRefused as error:
         return Stalled(Reason.BUNDLE_INVALID, f"{fetched.origin}: {error.message}")
@@ -51,8 +55,33 @@ async def run(context: Context) -> Outcome:
     )
 
 
+REVOKED = frozenset({"untrusted", "no_trusted_keys"})
+"""Codes of a signature that is right and whose key is not trusted."""
+
+
+def revoked(installed: InstalledAddon, why: str) -> Stalled:
+    """What is told of an installed bundle whose key was taken out of the trusted ones."""
+    return Stalled(
+        Reason.KEY_REVOKED,
+        f"{why}: the key of the installed version {installed.version} was revoked; nothing of it is served, data stays",
+    )
+
+
+def fenced(installed: InstalledAddon) -> Stalled:
+    """What is told of an installed addon that was fenced."""
+    if installed.fenced_reason in REVOKED:
+        return revoked(installed, "no trusted key made this signature")
+    return Stalled(
+        Reason.FENCED, f"the signature is no longer trusted ({installed.fenced_reason}): nothing is served, data stays"
+    )
+
+
+def digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def _verify(content: bytes, signature: Signature | None, trusted: TrustedKeys) -> tuple[str, Verified]:
-    return hashlib.sha256(content).hexdigest(), verify(content, signature, trusted)
+    return digest_of(content), verify(content, signature, trusted)
 
 
 def _pinned(context: Context, bundle: Bundle) -> Outcome | None:
