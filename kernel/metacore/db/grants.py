@@ -43,6 +43,11 @@ INSTALLATION_COLUMNS = (
     "updated_at",
 )
 
+GUEST_COLUMNS: Mapping[str, Sequence[str]] = {
+    "users": ("id", "organization_id", "name", "email", "role", "status", "last_login_at", "created_at", "updated_at"),
+}
+"""The kernel's tables that an addon's guests may read when it was granted, and the columns that they see then."""
+
 KERNEL_GRANTS: Mapping[str, Grant] = {
     VERSION_TABLE: READ,
     "organizations": READ_AND_WRITE,

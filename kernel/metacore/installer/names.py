@@ -24,7 +24,26 @@ def schema_name(key: str, isolation: Isolation, organization_id: uuid.UUID | Non
 
 def role_name(database: str, key: str) -> str:
     """The role that an addon's migrations run as. Roles belong to a whole server, so the database is part of it."""
-    return f"mca_{hashlib.sha256(database.encode()).hexdigest()[:8]}_{key}"
+    return f"mca_{_database_mark(database)}_{key}"
+
+
+def guest_role(database: str, key: str) -> str:
+    """The role that an addon's guests run as in enforce: their own tables, and what was granted."""
+    return f"mcg_{_database_mark(database)}_{key}"
+
+
+def shadow_role(database: str, key: str) -> str:
+    """The role that an addon's guests run as in shadow: `guest_role`, and every tenant-scoped table of any addon."""
+    return f"mcs_{_database_mark(database)}_{key}"
+
+
+def tables_role(database: str) -> str:
+    """Holds the rights on every tenant-scoped addon table. Nobody runs as it; the shadow roles are members."""
+    return f"mct_{_database_mark(database)}"
+
+
+def _database_mark(database: str) -> str:
+    return hashlib.sha256(database.encode()).hexdigest()[:8]
 
 
 def sqlite_table(key: str, table: str) -> str:
