@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import orjson
 
-from metacore.capabilities.access import Gate
 from metacore.db.database import Database
 from metacore.db.rls import quoted
 from metacore.guest_sql import arguments, sessions
@@ -21,29 +20,34 @@ from metacore.guest_sql.catalog import Catalog
 from metacore.guest_sql.failures import host_error, no_role
 from metacore.guest_sql.judge import judge
 from metacore.guest_sql.judgement import Judgement, OwnNames, Refused
-from metacore.guest_sql.permits import Permits
+from metacore.guest_sql.permits import Permits, SqlGate
 from metacore.guest_sql.sessions import Connection, Disguise
 from metacore.registry import Registry
 from metacore.wasm.abi import HostCode
 from metacore.wasm.limits import MAX_HOST_REPLY_BYTES
 from metacore.wasm.ports import HostError, HostReply
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 MAX_SECONDS: Final = 5.0
 MAX_ROWS: Final = 10_000
 ENVELOPE_BYTES: Final = 16 * 1024
 """What the reply needs beside its rows: names and types of columns, meta."""
 MAX_ROW_BYTES: Final = MAX_HOST_REPLY_BYTES - ENVELOPE_BYTES
-MOST_JUDGEMENTS: Final = 1024
+MOST_REMEMBERED: Final = 1024
+"""Statements whose judgement and types are kept; each has at most 16 KiB."""
 
 ROW: Final = '"metacore row"'
-GATHERED: Final = (
-    "SELECT pg_catalog.count(*) AS rows, coalesce(pg_catalog.max(t.total), 0) AS bytes, "
-    f"pg_catalog.string_agg(t.json, ',') FILTER (WHERE t.total <= {MAX_ROW_BYTES} AND t.place <= {MAX_ROWS}) AS json "
-    "FROM (SELECT r.json, pg_catalog.sum(pg_catalog.octet_length(r.json) + 1) OVER w AS total, "
-    "pg_catalog.count(*) OVER w AS place "
-    f"FROM (SELECT pg_catalog.row_to_json({ROW}.*)::text AS json FROM {{source}} LIMIT {MAX_ROWS + 1}) AS r "
-    "WINDOW w AS (ROWS UNBOUNDED PRECEDING)) AS t"
-)
+GATHERED: Final = """
+SELECT pg_catalog.count(*) AS rows, coalesce(pg_catalog.max(t.total), 0) AS bytes,
+  pg_catalog.string_agg(t.json, ',') FILTER (WHERE t.total <= {bytes} AND t.place <= {rows}) AS json
+FROM (
+  SELECT r.json, pg_catalog.sum(pg_catalog.octet_length(r.json) + 1) OVER w AS total,
+    pg_catalog.count(*) OVER w AS place
+  FROM (SELECT pg_catalog.row_to_json({row}.*)::text AS json FROM {source} LIMIT {rows} + 1) AS r
+  WINDOW w AS (ROWS UNBOUNDED PRECEDING)
+) AS t"""
 """PostgreSQL writes the JSON, and never sends more of it than a reply may hold."""
 
 
@@ -63,6 +67,7 @@ class _Shape:
 class _Call:
     """A statement on its way. `text` is its SQL with the schemas that this organization's rows are in."""
 
+    own: OwnNames
     judgement: Judgement
     text: str
     values: list[arguments.Value]
@@ -71,16 +76,19 @@ class _Call:
 
     @property
     def wrapped(self) -> str:
-        source = f"(\n{self.text}\n) AS {ROW}"
         if self.judgement.returning:
-            return f"WITH {ROW} AS (\n{self.text}\n) {GATHERED.format(source=ROW)}"
-        return GATHERED.format(source=source)
+            return f"WITH {ROW} AS (\n{self.text}\n) {_gathered(ROW)}"
+        return _gathered(f"(\n{self.text}\n) AS {ROW}")
+
+
+def _gathered(source: str) -> str:
+    return GATHERED.format(source=source, row=ROW, rows=MAX_ROWS, bytes=MAX_ROW_BYTES)
 
 
 class GuestSql:
     """One per process. What was judged is remembered by text; what is granted is asked at every call."""
 
-    def __init__(self, database: Database, registry: Registry, gate: Gate) -> None:
+    def __init__(self, database: Database, registry: Registry, gate: SqlGate) -> None:
         self._database = database
         self._catalog = Catalog(database, registry)
         self._permits = Permits(self._catalog, gate)
@@ -138,9 +146,9 @@ class GuestSql:
         if len(values) != judgement.arguments:
             message = f"the statement takes {judgement.arguments} arguments, {len(values)} were given"
             raise Refused(HostCode.ARG_COUNT_MISMATCH, message)
-        role = await self._permits.role_for(addon, context, own, judgement, values)
+        role = await self._permits.role_for(context, own, judgement, values)
         text = self._placed(judgement, context.organization_id)
-        return _Call(judgement, text, values, Disguise(role, schema, context.organization_id, seconds), started)
+        return _Call(own, judgement, text, values, Disguise(role, schema, context.organization_id, seconds), started)
 
     def _judged(self, sql: str, own: OwnNames, schema: str, *, writing: bool) -> Judgement:
         # Where tenants have schemas, the names in them are the same; only a text that spells one out differs.
@@ -215,8 +223,9 @@ class GuestSql:
         try:
             await statement.fetch(*values)
         except asyncpg.DataError as error:
-            raise _argument_error(error) from error
-        return statement.get_statusmsg()
+            _refuse_argument(error)
+            raise
+        return statement.get_statusmsg() or ""
 
     async def _gather(
         self, connection: Connection, call: _Call, *, json_as_bytes: bool
@@ -226,9 +235,59 @@ class GuestSql:
         try:
             row = await connection.fetchrow(call.wrapped, *values)
         except asyncpg.DataError as error:
-            raise _argument_error(error) from error
+            _refuse_argument(error)
+            raise
         assert row is not None
         if row["bytes"] > MAX_ROW_BYTES:
             message = f"the rows have more than {MAX_ROW_BYTES} bytes as JSON; ask for fewer rows or columns"
             raise Refused(HostCode.PAYLOAD_TOO_LARGE, message)
         return shape, row
+
+    async def _shape(self, connection: Connection, call: _Call) -> _Shape:
+        key = (call.own, call.text)
+        known = self._shapes.get(key)
+        if known is None:
+            statement = await connection.prepare(call.text)
+            known = _Shape(
+                tuple(kind.name for kind in statement.get_parameters()),
+                tuple((column.name, column.type.name) for column in statement.get_attributes()),
+            )
+            _remember(self._shapes, key, known)
+        else:
+            self._shapes.move_to_end(key)
+        return known
+
+    def _converted(self, call: _Call, shape: _Shape, *, json_as_bytes: bool) -> list[Any]:
+        return arguments.convert(call.values, shape.arguments, json_as_bytes=json_as_bytes)
+
+
+def _remember(known: OrderedDict[K, V], key: K, value: V) -> None:
+    known[key] = value
+    if len(known) > MOST_REMEMBERED:
+        known.popitem(last=False)
+
+
+def _rows(row: asyncpg.Record) -> orjson.Fragment:
+    return orjson.Fragment(f"[{row['json'] or ''}]")
+
+
+def _last_id(row: asyncpg.Record, shape: _Shape) -> Any:
+    """The `id` of the last row that came back."""
+    if not row["json"] or all(name != "id" for name, _ in shape.columns):
+        return None
+    return orjson.loads(f"[{row['json']}]")[-1]["id"]
+
+
+CLIENT_SIDE = re.compile(r"invalid input for query argument \$(\d+)")
+
+
+def _refuse_argument(error: asyncpg.DataError) -> None:
+    """What the driver could not send. Its message holds the value, so it goes nowhere.
+
+    Raises:
+        Refused: the driver, not the server, refused an argument.
+    """
+    found = CLIENT_SIDE.match(str(error))
+    if found is not None:
+        message = f"argument {found[1]} does not fit its place in the statement"
+        raise Refused(HostCode.ARG_DECODE, message) from None

@@ -234,7 +234,7 @@ class _Walk(Expressions):
     def assigned(self, node: Tree) -> None:
         """A column that is written; in a RETURNING list the name of an output column, which looks the same."""
         if self._writing and node.name is not None:
-            self.mentions.add(Mention("", str(node.name)))
+            self.mentions.add(Mention("", str(node.name), written=True))
         self.children(node)
 
     def join(self, node: Tree) -> None:

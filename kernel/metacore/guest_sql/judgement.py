@@ -58,10 +58,12 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A column that the statement names, or every column when `name` is `*`. `qualifier` is what stands before it."""
+    """A column that the statement names, or every column when `name` is `*`. `qualifier` is what stands before it.
+    `written` ones get a value."""
 
     qualifier: str
     name: str
+    written: bool = False
 
 
 @dataclass(frozen=True, slots=True)

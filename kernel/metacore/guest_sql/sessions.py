@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -23,15 +23,16 @@ from metacore.wasm.abi import HostCode
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
+T = TypeVar("T")
+
 SAVEPOINT = "metacore_guest"
 LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 CHANGED = ("search_path", "statement_timeout", "timezone")
 """Settings that a savepoint, once released, would leave behind in the action's transaction."""
 READ_SETTINGS = "SELECT " + ", ".join(f"pg_catalog.current_setting('{name}')" for name in CHANGED)
-RESTORE_SETTINGS = (
-    "SELECT pg_catalog.pg_current_xact_id()::text AS transaction, "
-    + ", ".join(f"pg_catalog.set_config('{name}', ${number}, true)" for number, name in enumerate(CHANGED, 1))
+RESTORE_SETTINGS = "SELECT pg_catalog.pg_current_xact_id()::text AS transaction, " + ", ".join(
+    f"pg_catalog.set_config('{name}', ${number}, true)" for number, name in enumerate(CHANGED, 1)
 )
 
 
@@ -149,7 +150,7 @@ async def _driver(transaction: Transaction) -> Connection:
     return driver
 
 
-async def finished[Result](work: Awaitable[Result]) -> Result:
+async def finished(work: Awaitable[T]) -> T:
     """Await `work` to its end, whoever is cancelled meanwhile; the cancellation follows then."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
