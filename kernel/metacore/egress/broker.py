@@ -248,11 +248,14 @@ def _outcome(error: MetacoreError) -> str:
     return "timeout" if error.code == "timeout" else "unavailable" if isinstance(error, Unavailable) else "refused"
 
 
-def _reason(error: Exception) -> str:
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its TLS certificate is not accepted ({cause.verify_message})"
-    if isinstance(cause, ssl.SSLError):
+def _reason(error: BaseException) -> str:
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its TLS certificate is not accepted ({cause.verify_message})"
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return "no TLS connection could be made"
     if isinstance(error, httpcore2.ProtocolError):
         return "the answer is no valid HTTP"
