@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from metacore import logs
 from metacore.db.database import Database
+from metacore.egress.broker import EgressConfig
 from metacore.errors import Misconfigured
 from metacore.installer.execute import Installer
 from metacore.installer.requests import RequestWorker
@@ -124,7 +125,10 @@ async def _work(
     master_key = settings.master_key.get_secret_value()
     sealer = Sealer(bytes.fromhex(master_key)) if master_key else None
     installer = Installer(owner, sealer=sealer)
-    ports = Ports(sources_of(operator, api), trust.current, installer, DatabaseState(owner))
+    egress = EgressConfig.parse(
+        settings.egress_allow_private, settings.egress_deny, settings.egress_proxy.get_secret_value()
+    )
+    ports = Ports(sources_of(operator, api, egress), trust.current, installer, DatabaseState(owner))
     runner = ClusterRunner(
         ports,
         Board(api, identity),
@@ -142,9 +146,9 @@ async def _work(
         group.create_task(_deliver(registry, operator, stop))
 
 
-def sources_of(operator: OperatorSettings, api: ApiServer) -> dict[SourceKind, Source]:
+def sources_of(operator: OperatorSettings, api: ApiServer, egress: EgressConfig) -> dict[SourceKind, Source]:
     references = References(api)
-    downloader = Downloader(operator.source_hosts)
+    downloader = Downloader(operator.source_hosts, egress=egress)
     sources: dict[SourceKind, Source] = {
         SourceKind.CONFIG_MAP: ConfigMapSource(references),
         SourceKind.HTTP: HttpSource(downloader, references),

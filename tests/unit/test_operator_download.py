@@ -102,6 +102,11 @@ async def test_a_redirect_is_checked_like_the_first_address() -> None:
             await LOCAL.get(f"http://127.0.0.1:{port}/", limit=10)
 
 
+async def test_a_list_does_not_open_the_credentials_of_a_cloud() -> None:
+    with pytest.raises(Refused, match="not public"):
+        await Downloader(["169.254.169.254"]).get("http://169.254.169.254/latest/meta-data/", limit=10)
+
+
 async def test_redirects_end() -> None:
     async with answering(lambda _request: web.Response(status=302, headers={"Location": "/again"})) as port:
         with pytest.raises(Refused, match="more than 5 times"):

@@ -8,7 +8,7 @@ reachable, and some that are but lead to translators or belong to a cloud's own 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -135,13 +135,18 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class AddressRules:
-    """Public addresses, without `denied` networks, and whatever `openings` admit."""
+    """Public addresses, without `denied` networks, and whatever `openings` or `vouched` (for a host) admit."""
 
     openings: Sequence[Opening] = ()
     denied: Sequence[Network] = ()
+    vouched: Callable[[str], bool] | None = None
 
     def admits(self, host: str, port: int, address: Address) -> bool:
         """Whether `host`, which resolved to `address` (canonical), may be connected to at `port`."""
         if address in METADATA or any(address in network for network in self.denied):
             return False
-        return is_public(address) or any(opening.admits(host, port, address) for opening in self.openings)
+        return (
+            is_public(address)
+            or any(opening.admits(host, port, address) for opening in self.openings)
+            or (self.vouched is not None and self.vouched(host))
+        )

@@ -11,7 +11,7 @@ import asyncio
 import ipaddress
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -66,7 +66,8 @@ class EgressConfig:
 
 class Broker:
     """Implements `Outbound`. One per event loop; `close` ends kept connections. `keep` false opens a connection for
-    each request. `trust` is the TLS context, by default with the certificate authorities of the system."""
+    each request. `trust` is the TLS context, by default with the certificate authorities of the system. `vouched` tells
+    hosts that an administrator listed by name, which may therefore have a private address."""
 
     def __init__(
         self,
@@ -76,11 +77,12 @@ class Broker:
         resolver: Resolver | None = None,
         trust: ssl.SSLContext | None = None,
         keep: bool = True,
+        vouched: Callable[[str], bool] | None = None,
     ) -> None:
         config = config or EgressConfig()
         self._metrics = metrics
         self._system = SystemResolver() if resolver is None else None
-        rules = AddressRules(config.openings, config.denied)
+        rules = AddressRules(config.openings, config.denied, vouched)
         self._dialer = Dialer(rules, resolver or self._system or SystemResolver(), config.proxy)
         self._trust = trust
         self._kept = KEPT_CONNECTIONS if keep else 0

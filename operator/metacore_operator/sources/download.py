@@ -1,26 +1,22 @@
-"""Bounded downloads: known hosts, checked addresses, a size limit, a deadline, and no redirect followed unchecked."""
+"""Bounded downloads through the egress broker, from hosts that an administrator listed, or from public ones."""
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
-import socket
-from collections.abc import Callable, Mapping, Sequence
+import ssl
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
+import httpcore2
 
-from metacore.errors import NotFound, PermissionDenied, Refused, Unavailable
+from metacore.egress.broker import Broker, EgressConfig
+from metacore.egress.dialing import BLOCKED
+from metacore.egress.outbound import OutboundRequest, OutboundResponse
+from metacore.errors import InvalidInput, NotFound, PayloadTooLarge, PermissionDenied, Refused, Unavailable
 
-CONNECT_SECONDS = 10.0
-READ_SECONDS = 30.0
 WHOLE_SECONDS = 300.0
 MOST_REDIRECTS = 5
-CHUNK = 64 * 1024
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
+NOT_PUBLIC = "the host has an address that is not public, and is not listed in METACORE_OPERATOR_SOURCE_HOSTS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +31,16 @@ class Answer:
 class Downloader:
     """Fetches from `hosts` only (`*.example.com` for those below it), or, without any, from public addresses only.
 
-    A host that is listed may have a private address; nobody else may point the operator into its own network. One
-    connector resolves and connects, so the address that was checked is the one that is used.
+    A host that is listed may have a private address; nobody else may point the operator into its own network.
     """
 
-    def __init__(self, hosts: Sequence[str] = (), *, whole_seconds: float = WHOLE_SECONDS) -> None:
+    def __init__(
+        self, hosts: Sequence[str] = (), *, egress: EgressConfig | None = None, whole_seconds: float = WHOLE_SECONDS
+    ) -> None:
         self._hosts = tuple(host.lower() for host in hosts)
+        self._egress = egress
         self._whole_seconds = whole_seconds
+        self._trust: ssl.SSLContext | None = None
 
     async def get(
         self, url: str, *, limit: int, headers: Mapping[str, str] | None = None, also: frozenset[int] = frozenset()
@@ -53,44 +52,38 @@ class Downloader:
             NotFound: 404 and 410. PermissionDenied: 401 and 403.
             Unavailable: everything else that may pass.
         """
-        timeout = aiohttp.ClientTimeout(total=self._whole_seconds, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
-        connector = aiohttp.TCPConnector(resolver=_Checked(self._must_be_public), use_dns_cache=False, force_close=True)
-        given = dict(headers or {})
+        request = OutboundRequest(
+            "GET",
+            url,
+            # Compressed answers are not asked for: digests are of the bytes as they lie at their source.
+            {"Accept-Encoding": "identity", **(headers or {})},
+            timeout=self._whole_seconds,
+            max_response_bytes=limit,
+            max_redirects=MOST_REDIRECTS,
+        )
+        self._trust = self._trust or httpcore2.default_ssl_context()
+        # Downloads are rare: no connection is worth keeping until the next.
+        broker = Broker(self._egress, trust=self._trust, keep=False, vouched=self._listed)
         try:
-            async with aiohttp.ClientSession(
-                connector=connector, timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
-            ) as session:
-                for _ in range(MOST_REDIRECTS + 1):
-                    self._check(url)
-                    # Compressed answers are not asked for: what they unpack to could not be bounded.
-                    async with session.get(
-                        url, headers={"Accept-Encoding": "identity", **given}, allow_redirects=False
-                    ) as response:
-                        if response.status not in REDIRECTS:
-                            return await _answer(response, url, limit, also)
-                        url, given = _redirected(url, response.headers.get("Location", ""), given)
-        except aiohttp.ClientError as error:
-            raise Unavailable(f"{_shown(url)} cannot be fetched: {_reason(error)}") from error
-        except TimeoutError as error:
-            raise Unavailable(f"{_shown(url)} took too long") from error
-        raise Refused(f"{_shown(url)} redirects more than {MOST_REDIRECTS} times", code="source_refused")
+            response = await broker.send(request, gate=self._gate)
+        except InvalidInput as error:
+            raise Refused(f"{shown(url)}: {error.message}", code="source_refused") from error
+        except PayloadTooLarge as error:
+            raise Refused(f"{shown(url)} is larger than {limit} bytes", code="source_refused") from error
+        except PermissionDenied as error:
+            message = NOT_PUBLIC if error.code == BLOCKED else error.message
+            raise Refused(f"{shown(url)}: {message}", code="source_refused") from error
+        except Unavailable as error:
+            if error.code == "redirects":
+                raise Refused(error.message, code="source_refused") from error
+            raise Unavailable(f"{shown(url)} cannot be fetched: {error.message}") from error
+        finally:
+            await broker.close()
+        return _answer(response, url, also)
 
-    def _check(self, url: str) -> None:
-        parts = urlsplit(url)
-        host = (parts.hostname or "").lower()
-        if parts.scheme not in ("http", "https") or not host:
-            raise Refused(f"{_shown(url)} is no http or https address", code="source_refused")
-        if parts.username is not None:
-            raise Refused("an address may hold no credentials; use a Secret", code="source_refused")
+    def _gate(self, host: str, _port: int) -> None:
         if self._hosts and not self._listed(host):
-            raise Refused(f"host {host!r} is not among those that bundles may come from", code="source_refused")
-        # A literal address is never resolved.
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            return
-        if self._must_be_public(host) and not _public(str(address)):
-            raise Refused(f"{host} is not a public address", code="source_refused")
+            raise PermissionDenied(f"host {host!r} is not among those that bundles may come from")
 
     def _listed(self, host: str) -> bool:
         return any(
@@ -98,79 +91,24 @@ class Downloader:
             for pattern in self._hosts
         )
 
-    def _must_be_public(self, host: str) -> bool:
-        return not self._listed(host.lower())
 
-
-class _Checked(AbstractResolver):
-    def __init__(self, must_be_public: Callable[[str], bool]) -> None:
-        self._inner = ThreadedResolver()
-        self._must_be_public = must_be_public
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        if self._must_be_public(host):
-            for item in found:
-                if not _public(item["host"]):
-                    raise Refused(f"host {host!r} has an address that is not public", code="source_refused")
-        return found
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-
-def _public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.split("%", 1)[0])
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return (mapped or parsed).is_global and not (mapped or parsed).is_multicast
-
-
-async def _answer(response: aiohttp.ClientResponse, url: str, limit: int, also: frozenset[int]) -> Answer:
+def _answer(response: OutboundResponse, url: str, also: frozenset[int]) -> Answer:
     status = response.status
     if status != 200 and status not in also:
-        message = f"{_shown(url)} answered {status}"
+        message = f"{shown(url)} answered {status}"
         if status in (404, 410):
             raise NotFound(message)
         if status in (401, 403):
             raise PermissionDenied(message)
         raise Unavailable(message)
-    too_large = Refused(f"{_shown(url)} is larger than {limit} bytes", code="source_refused")
-    if (response.content_length or 0) > limit:
-        raise too_large
-    content = bytearray()
-    async for chunk in response.content.iter_chunked(CHUNK):
-        content += chunk
-        if len(content) > limit:
-            raise too_large
-        await asyncio.sleep(0)
-    return Answer(status, {name.lower(): value for name, value in response.headers.items()}, bytes(content))
+    return Answer(status, dict(response.headers), response.body)
 
 
-def _redirected(url: str, location: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """Where to go on, and with which headers: credentials stay with the host that they are for."""
-    target = urljoin(url, location)
-    before, after = urlsplit(url), urlsplit(target)
-    if before.scheme == "https" and after.scheme != "https":
-        raise Refused(f"{_shown(url)} redirects from https to {after.scheme or 'nothing'}", code="source_refused")
-    if (before.scheme, before.netloc) != (after.scheme, after.netloc):
-        headers = {name: value for name, value in headers.items() if name.lower() == "accept"}
-    return target, headers
-
-
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """The address without what may be secret in it."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
-
-
-def _reason(error: aiohttp.ClientError) -> str:
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "the host name is unknown"
-    if isinstance(error, aiohttp.ClientSSLError):
-        return "its TLS certificate is not accepted"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.strerror or "no connection"
-    return type(error).__name__
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "the address"
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
