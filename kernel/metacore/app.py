@@ -315,6 +315,7 @@ class App:
             auth=self.auth,
             permissions=self.permission,
             metadata=self.metadata,
+            translator=self.translator,
             registry=self.registry,
             records=records,
             options=options,

@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI
 from tests.applications import SECRET, new_app, register, started
 from tests.conftest import DatabaseUrls
 from tests.control_plane import Plane, control_plane
-from tests.tickets import signed
+from tests.tickets import make_bundle, signed, tickets_manifest
 from tests.zoo import zoo_bundle
 
 from metacore import App, AppConfig, MemoryPermissionStore
@@ -128,6 +128,30 @@ async def test_rows_are_described_as_they_are_read_and_written(plane: Plane) -> 
     assert made.keys() == row["properties"].keys()
     listing = document["paths"]["/api/dynamic/Creature"]["get"]
     assert {parameter["name"] for parameter in listing["parameters"]} >= {"page", "per_page", "sortBy", "f_name"}
+
+
+async def test_labels_come_in_the_readers_language(database_urls: DatabaseUrls) -> None:
+    manifest = tickets_manifest()
+    ticket = manifest["models"][0]
+    ticket["label"] = "models.tickets.title"
+    ticket["columns"][0] |= {"label": "models.tickets.subject", "description": "models.tickets.hint"}
+    texts = {
+        "en": {"models.tickets.title": "Issue", "models.tickets.subject": "Subject", "models.tickets.hint": "In short"},
+        "es": {"models.tickets.title": "Incidencia", "models.tickets.hint": "En breve"},
+    }
+    async with control_plane(database_urls, catalogs=texts) as plane, plane.working():
+        assert (await plane.install(plane.ada, *signed(make_bundle(manifest)))).status_code == 201
+        for language, tag, hint in (("", "Issue", "In short"), ("es-MX, en;q=0.5", "Incidencia", "En breve")):
+            reply = await plane.client.get("/openapi.json", headers={**plane.ada, "Accept-Language": language})
+            document = reply.json()
+            listing = document["paths"]["/api/dynamic/Ticket"]["get"]
+            assert listing["tags"] == [tag]
+            assert {"name": tag} in document["tags"]
+            schema = document["components"]["schemas"]["tickets.Ticket"]
+            assert schema["properties"]["title"]["description"] == hint
+            described = {parameter["name"]: parameter["description"] for parameter in listing["parameters"]}
+            assert described["f_title"].startswith("Filter Subject:")
+            assert "models." not in str(document["paths"]["/api/dynamic/Ticket"])
 
 
 async def test_a_caller_sees_only_models_that_may_be_read(tmp_path: Path) -> None:

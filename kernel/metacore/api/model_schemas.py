@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from metacore.manifest.model import Column, ColumnType
 from metacore.registry import LiveModel
+
+Words = Callable[[str], str]
+"""What a reader sees for a text of a manifest: the translation, where the text is a key of one."""
 
 COLUMN_SCHEMAS: Final[Mapping[ColumnType, dict[str, Any]]] = {
     ColumnType.STRING: {"type": "string"},
@@ -62,15 +65,15 @@ FAILED: Final[dict[str, Any]] = {
 }
 
 
-def model_schemas(model: LiveModel) -> dict[str, Any]:
+def model_schemas(model: LiveModel, words: Words) -> dict[str, Any]:
     """The component schemas of a model. Their names have a dot, so no name of the kernel or a host is among them."""
     name = _name(model)
     writable = [column for column in model.definition.columns if not column.readonly and not column.generated]
-    properties = {column.name: column_schema(column) for column in writable}
+    properties = {column.name: column_schema(column, words) for column in writable}
     required = [column.name for column in writable if column.required and column.default is None]
-    title = model_tag(model)
+    title = model_tag(model, words)
     return {
-        name: row_schema(model),
+        name: row_schema(model, words),
         f"{name}.create": {
             "type": "object",
             "title": f"{title}, new",
@@ -81,27 +84,27 @@ def model_schemas(model: LiveModel) -> dict[str, Any]:
     }
 
 
-def model_tag(model: LiveModel) -> str:
+def model_tag(model: LiveModel, words: Words) -> str:
     """The section that a model's routes stand in."""
-    return model.definition.label or model.key
+    return words(model.definition.label) or model.key
 
 
-def row_schema(model: LiveModel) -> dict[str, Any]:
+def row_schema(model: LiveModel, words: Words) -> dict[str, Any]:
     """The JSON schema of a row as it is read: every stored column except secret ones."""
     properties: dict[str, Any] = {}
     for name, stored in model.stored.items():
         declared = model.definition.column(name)
         if declared is not None and declared.secret:
             continue
-        schema = column_schema(declared) if declared is not None else _stored_schema(stored.type)
+        schema = column_schema(declared, words) if declared is not None else _stored_schema(stored.type)
         properties[name] = _or_null(schema) if stored.nullable else schema
-    return {"type": "object", "title": model_tag(model), "properties": properties}
+    return {"type": "object", "title": model_tag(model, words), "properties": properties}
 
 
-def column_schema(column: Column) -> dict[str, Any]:
+def column_schema(column: Column, words: Words) -> dict[str, Any]:
     schema = dict(COLUMN_SCHEMAS[column.type])
     if column.description:
-        schema["description"] = column.description
+        schema["description"] = words(column.description)
     if column.type is ColumnType.STRING:
         schema["maxLength"] = column.size or 255
     if column.validation.regex:
@@ -113,10 +116,10 @@ def column_schema(column: Column) -> dict[str, Any]:
     return schema
 
 
-def model_paths(model: LiveModel, prefix: str) -> dict[str, Any]:
+def model_paths(model: LiveModel, prefix: str, words: Words) -> dict[str, Any]:
     """The path items of a model under `prefix`."""
     root = f"{prefix}/dynamic/{model.key}"
-    tag = model_tag(model)
+    tag = model_tag(model, words)
     row = {"$ref": f"#/components/schemas/{_name(model)}"}
     identifier = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
     security: list[dict[str, list[str]]] = [{"HTTPBearer": []}]
@@ -146,7 +149,7 @@ def model_paths(model: LiveModel, prefix: str) -> dict[str, Any]:
         }
 
     filters = [
-        (f"f_{column.key}", {"type": "string"}, f"Filter {column.label or column.key}: value or op:value")
+        (f"f_{column.key}", {"type": "string"}, f"Filter {words(column.label) or column.key}: value or op:value")
         for column in model.table.columns
         if column.filterable
     ]

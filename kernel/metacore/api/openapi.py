@@ -2,20 +2,21 @@
 
 import asyncio
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
 from metacore.api import envelope
 from metacore.api.deps import OptionalPrincipalDependency
-from metacore.api.model_schemas import FAILED, FAILURE, FAILURE_NAME, model_paths, model_schemas, model_tag
+from metacore.api.model_schemas import FAILED, FAILURE, FAILURE_NAME, Words, model_paths, model_schemas, model_tag
 from metacore.api.route import KernelRoute
 from metacore.errors import NotFound
 from metacore.identity import Principal
+from metacore.metadata.translation import Translator, translated
 from metacore.permissions.service import PermissionService
 from metacore.registry import LiveModel, Registry
 
@@ -53,25 +54,33 @@ def build_docs_router(
     registry: Registry,
     permissions: PermissionService | None,
     optional_principal: OptionalPrincipalDependency,
+    translator: Translator,
     *,
     prefix: str,
     version: str,
 ) -> APIRouter:
-    """`/docs`, `/docs/assets/*` and `/openapi.json`; nothing is loaded from other hosts."""
+    """`/docs`, `/docs/assets/*` and `/openapi.json`; nothing is loaded from other hosts. Labels of models come in the
+    reader's language."""
     router = APIRouter(route_class=KernelRoute, include_in_schema=False)
     Caller = Annotated[Principal | None, Depends(optional_principal)]  # noqa: N806 - a type.
+    Language = Annotated[str, Header(alias="Accept-Language")]  # noqa: N806 - a type.
     base: dict[str, Any] = {}
 
     @router.get("/openapi.json")
-    async def openapi(request: Request, principal: Caller) -> Response:
+    async def openapi(request: Request, principal: Caller, accept_language: Language = "") -> Response:
         if not base:
             base.update(await asyncio.to_thread(describe, described, version))
-        document = with_models(base, await readable(registry, permissions, principal), prefix)
+        locale = translator.negotiate(accept_language)
+
+        def words_of(model: LiveModel) -> Words:
+            return lambda text: str(translated(text, translator, locale, model.addon_key))
+
+        document = with_models(base, await readable(registry, permissions, principal), prefix, words_of)
         # Where the application hangs under a path of its own, that path stands before every path of the document.
         outer = request.scope["path"].removesuffix("/openapi.json")
         if outer:
             document["servers"] = [{"url": outer}]
-        return envelope.bare(document, headers={"Cache-Control": "private, no-cache"})
+        return envelope.bare(document, headers={"Cache-Control": "private, no-cache", "Content-Language": locale})
 
     @router.get("/docs")
     async def docs() -> Response:
@@ -136,15 +145,18 @@ def describe(described: FastAPI | APIRouter, version: str) -> dict[str, Any]:
     return document
 
 
-def with_models(base: Mapping[str, Any], models: Iterable[LiveModel], prefix: str) -> dict[str, Any]:
+def with_models(
+    base: Mapping[str, Any], models: Iterable[LiveModel], prefix: str, words_of: Callable[[LiveModel], Words]
+) -> dict[str, Any]:
     """`base` with the sections, paths and schemas of `models` in front; `base` itself stays as it is."""
     schemas = dict(base["components"]["schemas"])
     paths: dict[str, Any] = {}
     labels: dict[str, None] = {}
     for model in models:
-        schemas.update(model_schemas(model))
-        paths.update(model_paths(model, prefix))
-        labels[model_tag(model)] = None
+        words = words_of(model)
+        schemas.update(model_schemas(model, words))
+        paths.update(model_paths(model, prefix, words))
+        labels[model_tag(model, words)] = None
     tags = [{"name": label} for label in labels if label not in TAGS]
     return {
         **base,

@@ -29,6 +29,7 @@ from metacore.dynamic.imports import ImportService
 from metacore.dynamic.options import OptionsService
 from metacore.dynamic.search import SearchService
 from metacore.metadata.service import MetadataService
+from metacore.metadata.translation import Translator
 from metacore.metrics import Metrics
 from metacore.permissions.service import PermissionService
 from metacore.registry import Registry
@@ -43,6 +44,7 @@ class KernelServices:
     auth: AuthService
     permissions: PermissionService | None
     metadata: MetadataService
+    translator: Translator
     registry: Registry
     records: RecordsEndpoint
     options: OptionsService
@@ -74,7 +76,13 @@ def kernel_routes(
     routes.include_router(build_health_router(services.checks, services.metrics))
     routes.include_router(
         build_docs_router(
-            described, services.registry, services.permissions, services.optional, prefix=prefix, version=__version__
+            described,
+            services.registry,
+            services.permissions,
+            services.optional,
+            services.translator,
+            prefix=prefix,
+            version=__version__,
         )
     )
     for router in (
