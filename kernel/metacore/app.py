@@ -5,32 +5,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from metacore import logs, navigation
+from metacore.addons.code import CodeNeeds, build_runner
 from metacore.addons.frontends import FrontendStore
+from metacore.addons.handlers.compiled import CompiledFunctions
 from metacore.addons.heartbeat import Heartbeat
 from metacore.addons.loader import Loader
+from metacore.addons.runner import AddonRunner
+from metacore.addons.sandbox import Sandbox
 from metacore.addons.settings import InstallationSettings
 from metacore.api.addons import AddonServices
 from metacore.api.deps import authenticated, optional_principal
 from metacore.api.errors import refuse_in_the_envelope
 from metacore.api.lane import Lane
 from metacore.api.middleware import RequestMiddleware
-from metacore.api.navigation import CoreGroups, groups_for
+from metacore.api.navigation import groups_for
 from metacore.api.records import RecordsEndpoint
 from metacore.api.route import KernelRoute
 from metacore.api.routes import KernelServices, kernel_routes
+from metacore.app_config import AppConfig as AppConfig
 from metacore.auth.config import AuthConfig
 from metacore.auth.service import AuthService
-from metacore.bundle.signature import TrustedKeys
 from metacore.capabilities.access import Mode
 from metacore.capabilities.enforcer import Enforcer
 from metacore.capabilities.recorder import ViolationRecorder
@@ -46,7 +48,7 @@ from metacore.dynamic.imports import ImportService
 from metacore.dynamic.options import OptionsService
 from metacore.dynamic.search import SearchService
 from metacore.dynamic.service import DynamicService
-from metacore.egress.broker import Broker, EgressConfig
+from metacore.egress.broker import Broker
 from metacore.errors import Misconfigured, Unavailable
 from metacore.events.bus import Bus
 from metacore.events.relay import Relay
@@ -56,61 +58,10 @@ from metacore.metadata.validators import OrganizationValidators
 from metacore.metrics import Metrics
 from metacore.modelbase import Factory, create_host_tables, load_host_model
 from metacore.permissions.service import PermissionService
-from metacore.permissions.store import PermissionStore
 from metacore.registry import Registry, Snapshot
 from metacore.secrets import Sealer
 from metacore.translator import CatalogTranslator, Translator
 from metacore.ws.hub import Hub
-
-
-@dataclass(frozen=True, kw_only=True)
-class AppConfig:
-    """What a host decides. Durations are in seconds, sizes in bytes.
-
-    `database` is a URL, or a `Database` that the host owns and closes itself. `jwt_secret` is one secret or several, of
-    which the first signs. `run_migrations` true brings the kernel's tables to the head at start; false only makes them
-    in a database that has none (for development); None leaves the database alone and waits for the head.
-    `create_tables` makes missing tables of registered models. `permission_store` None means no user gate. `translator`
-    None means `catalogs` and the texts of addons. `master_key` (32 bytes) seals secrets at rest. `core_groups` are the
-    host's own groups of the menu (docs/embedding.md), or a function that gives those of an organization; addons add to
-    them. `request_wait` is how long a route that installs waits for a worker before it answers 202.
-    """
-
-    database: str | Database
-    jwt_secret: str | Sequence[str] = field(repr=False)
-    run_migrations: bool | None = True
-    create_tables: bool = True
-    enable_metrics: bool = True
-    permission_store: PermissionStore | None = None
-    super_roles: Sequence[str] = ("owner",)
-    translator: Translator | None = None
-    catalogs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    metadata_ttl: float = 300
-    permission_ttl: float = 300
-    access_token_ttl: int = 86_400
-    refresh_token_ttl: int = 30 * 86_400
-    jwt_issuer: str = "metacore"
-    registration: bool = True
-    core_groups: CoreGroups | Sequence[navigation.Group | Mapping[str, Any]] = ()
-    request_wait: float = 15.0
-    master_key: bytes | None = field(default=None, repr=False)
-    trusted_keys: TrustedKeys | None = None
-    """Keys that bundles are verified with once more when they are loaded; None loads what the installer stored."""
-    enforce: bool = False
-    coalesce: bool = True
-    max_per_page: int = 200
-    max_body_bytes: int = 1_048_576
-    max_upload_bytes: int = 67_108_864
-    heartbeat_interval: float = 2.0
-    pod_name: str = ""
-    cache_dir: str = ""
-    access_log: logs.AccessLog | None = None
-    egress: EgressConfig = field(default_factory=EgressConfig)
-    """Which networks requests to other hosts may reach, and through which proxy."""
-    require_kernel_role: bool = False
-    """Refuse to start as a role that could switch row-level security off."""
-    standalone: bool = False
-    """The application holds nothing but the kernel: limits, logs and the error envelope cover every path of it."""
 
 
 class App:
@@ -118,8 +69,8 @@ class App:
 
     `register_model` before the start, `mount` once, and the application's lifespan starts and stops the rest; a host
     without one uses `async with app:`. Attributes: `auth`, `metadata`, `permission`, `dynamic`, `hub`, `hooks`, `bus`,
-    `registry`, `enforcer`, `violations`, `metrics`, `database`, `outbound`; `principal` is the FastAPI dependency that
-    gives a route its caller.
+    `registry`, `enforcer`, `violations`, `outbound`, `functions`, `runner`, `metrics`, `database`; `principal` is the
+    FastAPI dependency that gives a route its caller.
     """
 
     def __init__(self, config: AppConfig) -> None:
@@ -150,12 +101,18 @@ class App:
             self.registry, self.translator, ttl=config.metadata_ttl, validators=self._validators
         )
         self.registry.on_change(self._registry_changed)
+        self._sealer = Sealer(config.master_key) if config.master_key else None
+        self._settings = InstallationSettings(self.database, self.registry, self._sealer)
+        self.functions = CompiledFunctions()
+        self._sandbox = Sandbox(self.database, cache_dir=config.cache_dir, threads=config.wasm_threads or None)
+        self.runner = self._runner()
         self.loader = Loader(
             self.database,
             self.registry,
             listener=self._listener,
             trusted=config.trusted_keys,
             metrics=self.metrics,
+            code=self._sandbox,
         )
         self.heartbeat = Heartbeat(
             self.database,
@@ -246,6 +203,8 @@ class App:
                 stack.push_async_callback(self._listener.stop)
             stack.push_async_callback(self.bus.stop)
             stack.push_async_callback(self.hub.stop)
+            self._sandbox.reopen()
+            stack.push_async_callback(self._sandbox.close)
             await self.relay.start()
             stack.push_async_callback(self.relay.stop)
             await self.loader.start()
@@ -296,6 +255,19 @@ class App:
             metrics=self.metrics,
         )
 
+    def _runner(self) -> AddonRunner:
+        needs = CodeNeeds(
+            database=self.database,
+            registry=self.registry,
+            gate=self.enforcer,
+            bus=self.bus,
+            settings=self._settings,
+            functions=self.functions,
+            on_commit=self.relay.wake,
+            metrics=self.metrics,
+        )
+        return build_runner(needs, self._sandbox)
+
     def _permission_service(self) -> PermissionService | None:
         store = self.config.permission_store
         if store is None:
@@ -307,7 +279,6 @@ class App:
     def _services(self) -> KernelServices:
         config = self.config
         frontends = FrontendStore(self.database, cache_dir=config.cache_dir)
-        sealer = Sealer(config.master_key) if config.master_key else None
         records = RecordsEndpoint(self.dynamic, config.max_body_bytes)
         optional = optional_principal(self.auth)
         options = OptionsService(self.database, self.registry, permissions=self.permission, translator=self.translator)
@@ -333,13 +304,13 @@ class App:
             addons=AddonServices(
                 database=self.database,
                 registry=self.registry,
-                settings=InstallationSettings(self.database, self.registry, sealer),
+                settings=self._settings,
                 frontends=frontends,
                 records=records,
                 permissions=self.permission,
                 enforcing=config.enforce,
                 max_upload_bytes=config.max_upload_bytes,
-                sealer=sealer,
+                sealer=self._sealer,
                 wait_seconds=config.request_wait,
                 load=self.loader.load,
             ),

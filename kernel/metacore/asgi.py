@@ -56,6 +56,7 @@ def create_asgi(settings: Settings) -> FastAPI:
             heartbeat_interval=settings.heartbeat_interval,
             pod_name=settings.pod_name,
             cache_dir=settings.cache_dir,
+            wasm_threads=settings.wasm_threads,
             access_log=access_log,
             egress=EgressConfig.parse(
                 settings.egress_allow_private, settings.egress_deny, settings.egress_proxy.get_secret_value()

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from metacore.addons.compiled import BootContext, CompiledAddon
+from metacore.addons.handlers.compiled import CompiledFunctions
 from metacore.addons.interceptors import Interceptors
 from metacore.addons.lifecycle import Lifecycles
 from metacore.app import App
@@ -33,7 +34,7 @@ class HostConfig:
 
 
 class Host:
-    """Attributes: `installer`, `lifecycles`, `interceptors`, `bus`, `hooks`, `registry`."""
+    """Attributes: `installer`, `lifecycles`, `interceptors`, `bus`, `hooks`, `functions`, `registry`."""
 
     def __init__(self, config: HostConfig) -> None:
         self.config = config
@@ -41,6 +42,7 @@ class Host:
         self.registry = app.registry if app is not None else Registry()
         self.hooks = app.hooks if app is not None else HookRegistry()
         self.bus = app.bus if app is not None else Bus()
+        self.functions = app.functions if app is not None else CompiledFunctions()
         self.interceptors = Interceptors(self.hooks)
         self.installer = Installer(
             config.db,
@@ -77,4 +79,5 @@ class Host:
             hooks=self.hooks,
             interceptors=self.interceptors,
             registry=self.registry,
+            functions=self.functions,
         )

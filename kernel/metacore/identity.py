@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 
 from metacore.ids import OrganizationId, SessionId, UserId
+
+NOBODY = UserId(uuid.UUID(int=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +25,24 @@ class Principal:
     expires_at: float
     token_digest: bytes
     locale: str = ""
+
+    @property
+    def actor_id(self) -> UserId | None:
+        """Who is written down as the author of a change: the user, None where no user asked for it."""
+        return None if self.user_id == NOBODY else self.user_id
+
+
+def nobody(organization_id: uuid.UUID) -> Principal:
+    """Who acts in an organization when no user asked: an addon by its schedule, by an event, by a call from outside.
+
+    It has no token and no role, so no route and no permission ever takes it for a user.
+    """
+    return Principal(
+        user_id=NOBODY,
+        organization_id=OrganizationId(organization_id),
+        email="",
+        role="",
+        session_id=None,
+        expires_at=0.0,
+        token_digest=b"",
+    )

@@ -42,6 +42,8 @@ class MetricName(StrEnum):
     CAPABILITY_VIOLATIONS = "metacore_capability_violations_total"
     CAPABILITY_VIOLATIONS_DROPPED = "metacore_capability_violations_dropped_total"
     EGRESS_DURATION = "metacore_egress_duration_seconds"
+    ADDON_INVOCATIONS = "metacore_addon_invocations_total"
+    ADDON_INVOCATION_DURATION = "metacore_addon_invocation_duration_seconds"
     WS_CONNECTIONS = "metacore_ws_connections"
     WS_MESSAGES = "metacore_ws_messages_total"
     WS_SLOW_CLIENTS = "metacore_ws_slow_clients_total"
@@ -95,6 +97,16 @@ class Metrics:
             MetricName.EGRESS_DURATION,
             "Time from a request to another host to the end of its answer, in seconds",
             ("outcome",),
+            buckets=HTTP_BUCKETS,
+            registry=self.registry,
+        )
+        self.addon_invocations = self._counter(
+            MetricName.ADDON_INVOCATIONS, "Runs of addon code", "addon", "trigger", "kind", "outcome"
+        )
+        self.addon_invocation_duration = Histogram(
+            MetricName.ADDON_INVOCATION_DURATION,
+            "Time of one run of addon code, waiting for a thread included, in seconds",
+            ("trigger", "kind"),
             buckets=HTTP_BUCKETS,
             registry=self.registry,
         )

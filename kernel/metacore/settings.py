@@ -82,6 +82,9 @@ class Settings(BaseSettings):
     egress_deny: Annotated[list[str], NoDecode] = Field(
         default=[], description="Public networks that outgoing requests may not reach, comma separated"
     )
+    wasm_threads: int = Field(
+        default=0, ge=0, le=256, description="Threads that run code of addons; 0: two more than cores"
+    )
     trusted_keys: Annotated[list[str], NoDecode] = Field(
         default=[],
         validation_alias=AliasChoices("trusted_keys", "MARKETPLACE_PUBKEYS"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
+from metacore.addons.handlers.compiled import CompiledFunctions
 from metacore.addons.interceptors import Interceptors
 from metacore.dynamic.hook_points import HookRegistry
 from metacore.events.bus import Bus
@@ -24,6 +25,8 @@ class BootContext:
     hooks: HookRegistry
     interceptors: Interceptors
     registry: Registry
+    functions: CompiledFunctions
+    """Where functions are registered that the manifest's `compiled` handlers name."""
 
 
 @dataclass(frozen=True, slots=True)

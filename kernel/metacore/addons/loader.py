@@ -10,6 +10,7 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from metacore.addons.live_models import ModelReader
 from metacore.addons.stored import AddonRow, Picture, read_bundle_row, read_picture
@@ -31,8 +32,17 @@ COMPILED = "compiled"
 """The source of an addon that is linked into the host: its manifest needs no signature."""
 
 
+class CodePreparer(Protocol):
+    """What has the code of addons ready before they are served; `metacore.addons.sandbox` has the real one."""
+
+    def prepared(self, digest: str) -> bool: ...
+
+    async def prepare(self, bundle: Bundle) -> None: ...
+
+
 class Loader:
-    """Keeps a `Registry` at the revision of the database. `trusted` None believes what the installer verified."""
+    """Keeps a `Registry` at the revision of the database. `trusted` None believes what the installer verified. With
+    `code`, an addon whose module cannot run is quarantined."""
 
     def __init__(
         self,
@@ -42,7 +52,9 @@ class Loader:
         listener: Listener | None = None,
         trusted: TrustedKeys | None = None,
         metrics: Metrics | None = None,
+        code: CodePreparer | None = None,
     ) -> None:
+        self._code = code
         self._database = database
         self._registry = registry
         self._trusted = trusted
@@ -159,7 +171,13 @@ class Loader:
         return addon
 
     async def _make(self, row: AddonRow, picture: Picture) -> LiveAddon:
-        manifest = self._manifests.get(row.digest) or (await self._read(row)).manifest
+        manifest = self._manifests.get(row.digest)
+        brings_code = manifest is None or (manifest.backend is not None and manifest.backend.runtime == "wasm")
+        if manifest is None or (self._code is not None and brings_code and not self._code.prepared(row.digest)):
+            bundle = await self._read(row)
+            manifest = bundle.manifest
+            if self._code is not None and not row.fenced_reason:
+                await self._code.prepare(bundle)
         known = self._known.get(row.key)
         before = known[2].models if known is not None else {}
         models = await self._models.read(manifest, picture.organizations_of(row.key), before)

@@ -10,12 +10,16 @@ from uuid import UUID
 import orjson
 from sqlalchemy import select, update
 
+from metacore.addons.guest_context import GuestContext
 from metacore.db.database import Database
-from metacore.errors import NotFound, NotWired, Problem, Refused
+from metacore.errors import MetacoreError, NotFound, NotWired, Problem, Refused
+from metacore.logs import get_logger
 from metacore.manifest.model import Setting
 from metacore.orm.addons import Installation
 from metacore.registry import LiveAddon, Registry
 from metacore.secrets import Sealer
+
+log = get_logger(__name__)
 
 SEALED = "$sealed"
 MAX_VALUE_BYTES = 65_536
@@ -85,6 +89,28 @@ class InstallationSettings:
                 update(Installation).where(*place).values({row.c.settings: merged, row.c.updated_at: now})
             )
         return await self.read(organization_id, key)
+
+    async def for_code(self, context: GuestContext, addon: LiveAddon) -> dict[str, Any]:
+        """What the addon's code may know: values by key, secrets in clear, defaults where nothing was set.
+
+        A secret that cannot be opened (no master key, or another one) is left out, and the log says so.
+        """
+        stored = await self._stored(context.organization_id, addon.key)
+        values: dict[str, Any] = {}
+        for setting in addon.manifest.settings:
+            value = stored.get(setting.key, setting.default_value)
+            try:
+                values[setting.key] = self._opened(value)
+            except MetacoreError as error:
+                log.error("addon.setting_sealed", addon=addon.key, setting=setting.key, reason=error.message)
+        return values
+
+    def _opened(self, value: Any) -> Any:
+        if not isinstance(value, dict) or value.keys() != {SEALED}:
+            return value
+        if self._sealer is None:
+            raise NotWired("there is no master key to open it")
+        return orjson.loads(self._sealer.open(value[SEALED]))
 
     def _seal(self, setting: Setting, value: Any) -> Any:
         if not setting.secret:

@@ -66,14 +66,14 @@ class PostgresRows:
         self, shape: ModelShape, principal: Principal, row_id: uuid.UUID, columns: Mapping[str, Any]
     ) -> bytes:
         names = tuple(sorted(columns))
-        row = orjson.dumps({**columns, "id": row_id, "created_by_id": principal.user_id}, default=str)
+        row = orjson.dumps({**columns, "id": row_id, "created_by_id": principal.actor_id}, default=str)
 
         async def send(rows: Sequence[NewRow]) -> Sequence[bytes | Exception]:
             return await self._insert(shape, principal, names, rows)
 
         if self._lanes is None:
             return _result((await send(((row_id, row),)))[0])
-        author = None if build.names_author(shape) else principal.user_id
+        author = None if build.names_author(shape) else principal.actor_id
         key = ("insert", shape, principal.organization_id, principal.role, names, author)
         return await self._lanes.submit(key, (row_id, row), send, weight=len(row))
 
@@ -208,7 +208,7 @@ class PostgresRows:
             "organization": principal.organization_id,
             "addon_key": shape.model.addon_key,
             "event_type": shape.events[Verb.CREATED],
-            "actor": principal.user_id,
+            "actor": principal.actor_id,
             "rows": b"[" + b",".join(row for _, row in rows) + b"]",
         }
 
@@ -253,7 +253,7 @@ def _change(
         "organization": principal.organization_id,
         "addon_key": shape.model.addon_key,
         "event_type": shape.events[verb],
-        "actor": principal.user_id,
+        "actor": principal.actor_id,
         "id": row_id,
         "version": version,
     }

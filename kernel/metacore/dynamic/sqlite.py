@@ -93,7 +93,7 @@ class SqliteRows:
         if shape.scoped:
             values["organization_id"] = principal.organization_id
         if "created_by_id" in shape.columns:
-            values["created_by_id"] = principal.user_id
+            values["created_by_id"] = principal.actor_id
         values |= {name: now for name in ("created_at", "updated_at") if name in shape.columns}
         async with self._writes(shape, principal) as connection:
             await connection.execute(sa.insert(table).values(_stored(shape, values)))
@@ -211,7 +211,7 @@ async def _log(
             event_type=shape.events[verb],
             tags=[],
             data={"id": str(row_id), **{name: orjson.loads(body) for name, body in rows.items()}},
-            actor_id=principal.user_id,
+            actor_id=principal.actor_id,
         )
     )
 

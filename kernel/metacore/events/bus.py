@@ -145,6 +145,15 @@ class Bus:
             raise PermissionDenied(f"addon {addon_key!r} may not emit {event!r}", code="forbidden")
         return await self.deliver(BusEvent(event, addon_key, organization_id, payload))
 
+    def listeners(self, event: str, organization_id: UUID) -> int:
+        """How many subscriptions of this process an event of that name would reach."""
+        asked = BusEvent(event, KERNEL_ADDON_KEY, organization_id, {})
+        return sum(
+            subscription.addon_key == KERNEL_ADDON_KEY or self._gate.may_receive(subscription.addon_key, asked)
+            for pattern in patterns_of(event)
+            for subscription in self._by_pattern.get(pattern, ())
+        )
+
     async def deliver(self, event: BusEvent) -> int:
         """Hand on an event that was decided about already: the relay's way in."""
         reached = 0

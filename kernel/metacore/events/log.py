@@ -10,12 +10,14 @@ import datetime
 import uuid
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 import asyncpg
 import orjson
 from sqlalchemy import RowMapping, Table, bindparam, func, select
 from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.db.database import Database
 from metacore.events.bus import BusEvent
@@ -26,6 +28,33 @@ COUNTERS: Final = cast(Table, EventCounter.__table__)
 
 NOBODY: Final = uuid.UUID(int=0)
 """The counter of this organization is the last position given to any event."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event that is about to be written. `actor_id` is None for what no user asked for."""
+
+    organization_id: uuid.UUID
+    addon_key: str
+    name: str
+    data: Mapping[str, Any]
+    actor_id: uuid.UUID | None = None
+    tags: tuple[str, ...] = ()
+
+
+async def append(connection: AsyncConnection, event: NewEvent) -> None:
+    """Write an event within the transaction of `connection`, which has its organization set. The relay numbers it
+    once that is committed; whoever commits wakes it."""
+    await connection.execute(
+        EVENTS.insert().values(
+            organization_id=event.organization_id,
+            addon_key=event.addon_key,
+            event_type=event.name,
+            tags=list(event.tags),
+            data=dict(event.data),
+            actor_id=event.actor_id,
+        )
+    )
 
 
 class EventReader(Protocol):
