@@ -18,13 +18,15 @@ COPY pyproject.toml README.md ./
 COPY kernel kernel
 COPY operator operator
 COPY migrations migrations
-RUN VIRTUAL_ENV=/opt/metacore /tmp/uv/bin/uv pip install --quiet --no-deps --no-build-isolation --no-cache \
-      --compile-bytecode . && rm -rf /tmp/uv
+# Apart from what it depends on, so that a change of our own code is a layer of a few megabytes.
+RUN /tmp/uv/bin/uv pip install --quiet --python /opt/metacore/bin/python --prefix /opt/code --no-deps \
+      --no-build-isolation --no-cache --compile-bytecode .
 
 FROM ${BASE}
 # A number, so that Kubernetes can tell that it is not root.
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin metacore
 COPY --from=build /opt/metacore /opt/metacore
+COPY --from=build /opt/code /opt/metacore
 ENV PATH=/opt/metacore/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 METACORE_HOST=0.0.0.0
 USER 10001:10001
 EXPOSE 8000

@@ -8,10 +8,11 @@ DATA ?=
 RUN_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench format lock docs clean
+.PHONY: help install run cluster cluster-down cluster-status test test-host test-cluster check bench format lock \
+  docs clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 $(BIN)/uv:
 	@echo "metacore: creating $(VENV)"
@@ -30,8 +31,22 @@ install: $(STAMP) ## Make .venv hold the pinned requirements and this project
 run: $(STAMP) ## Start Metacore on an embedded PostgreSQL (PORT=8000 DATA=folder)
 	@exec $(BIN)/metacore dev --addons examples/addons --port $(PORT) $(if $(DATA),--data "$(DATA)") $(RUN_ARGS)
 
-test: $(STAMP) ## Run all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+cluster: $(STAMP) ## Start a Kubernetes without Docker with this checkout on it, or bring it up to date (root, Linux)
+	@$(BIN)/python -m tests.cluster up
+
+cluster-down: $(STAMP) ## Take it away again, with all that it left
+	@$(BIN)/python -m tests.cluster down
+
+cluster-status: $(STAMP) ## Show its nodes and pods
+	@$(BIN)/python -m tests.cluster status
+
+test: test-host test-cluster ## Run all tests
+
+test-host: $(STAMP) ## Run the tests that need no cluster
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/cluster $(PYTEST_ARGS)
+
+test-cluster: $(STAMP) ## Run the tests on a real cluster (root, Linux)
+	@$(BIN)/python -m pytest -n 0 tests/cluster $(PYTEST_ARGS)
 
 check: $(STAMP) ## Lint, types, layers, pins
 	@$(BIN)/ruff check .

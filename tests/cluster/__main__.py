@@ -1,4 +1,4 @@
-"""`python -m tests.cluster up|down|status`: what `make cluster` and `make cluster-down` run."""
+"""`python -m tests.cluster up|down|status`: what `make cluster`, `make cluster-down` and `make cluster-status` run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from tests.cluster import build, images
-from tests.cluster.node import Node
+from tests.cluster import build
+from tests.cluster.cluster import Cluster, HelmFailed
 from tests.cluster.processes import StartFailed
+from tests.cluster.release import Release
 
 STATE = Path(os.environ.get("METACORE_CLUSTER_STATE", "/var/lib/metacore/cluster"))
+NAMESPACE = "metacore"
 PROGRAMS = {
     "runc": "runc",
     "buildah": "buildah",
@@ -22,47 +25,111 @@ PROGRAMS = {
     "nft": "nftables",
     "ip": "iproute2",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
     "sysctl": "procps",
     "openssl": "openssl",
     "cc": "gcc",
+    "umount": "mount",
 }
 """Programs that a node needs, and the Debian packages that bring them."""
+
+NEXT = """\
+
+Metacore runs in the namespace {namespace}. Type next:
+
+  export KUBECONFIG={kubeconfig}
+  export PATH={binaries}:$PATH
+  kubectl -n {namespace} get pods
+  curl {url}/readyz
+
+The registry is {registry}. README.md goes on from here under "On Kubernetes".
+make cluster once more brings what you changed; make cluster-down takes everything away."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
     parser.add_argument("command", choices=["up", "down", "status"])
     command = parser.parse_args().command
-    if os.geteuid() != 0 or sys.platform != "linux":
-        sys.exit("cluster: a node without Docker needs root on Linux; with Docker, use make kind")
-    STATE.parent.mkdir(parents=True, exist_ok=True)
-    with STATE.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
+    try:
+        need_root_on_linux()
+        with locked():
             {"up": up, "down": down, "status": status}[command]()
-        except (build.BuildFailed, StartFailed, RuntimeError) as error:
-            sys.exit(f"cluster: {error}")
+    except (build.BuildFailed, StartFailed, HelmFailed, RuntimeError) as error:
+        sys.exit(f"cluster: {error}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"cluster: {' '.join(error.cmd[:8])}: {error.stderr}")
+
+
+def need_root_on_linux() -> None:
+    """Raises RuntimeError with what to do instead."""
+    if os.geteuid() == 0 and sys.platform == "linux":
+        return
+    docker = shutil.which("docker") is not None
+    raise RuntimeError(
+        "a node without Docker needs root on Linux; "
+        + ("make kind does the same with your Docker" if docker else "become root, or install Docker and use make kind")
+    )
+
+
+class locked:  # noqa: N801 - used as a statement.
+    """Two commands on one cluster wait for each other."""
+
+    def __enter__(self) -> None:
+        STATE.parent.mkdir(parents=True, exist_ok=True)
+        self._file = STATE.with_suffix(".lock").open("w")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 def up() -> None:
+    started = time.monotonic()
+    cluster = running()
+    release = Release(cluster, NAMESPACE)
+    say(f"installing the chart with {cluster.image} …")
+    # The definitions may be there already, from tests or from kubectl.
+    release.install({}, "--take-ownership")
+    node = cluster.node
+    print(
+        NEXT.format(
+            namespace=NAMESPACE,
+            kubeconfig=node.kubeconfig,
+            binaries=node.binaries,
+            url=release.url,
+            registry=node.registry,
+        )
+    )
+    say(f"ready after {time.monotonic() - started:.0f} s")
+
+
+def running() -> Cluster:
+    """The cluster of this machine, started if need be; no release is installed."""
     install_programs()
-    node = Node(STATE, build.build())
-    node.up()
-    images.import_sandbox(node)
-    print(f"export KUBECONFIG={node.kubeconfig}")
-    print(f"export PATH={node.binaries}:$PATH")
-    print(f"registry: {node.registry}")
+    cluster = Cluster(STATE, build.build())
+    cluster.up()
+    return cluster
 
 
 def down() -> None:
-    Node(STATE, build.build(say=False)).down()
+    if (found := started()) is not None:
+        found.down()
 
 
 def status() -> None:
-    node = Node(STATE, build.build(say=False))
-    if not node.exists:
-        sys.exit("cluster: none runs; make cluster starts one")
-    print(node.kubectl("get", "nodes,pods", "--all-namespaces", "-o", "wide"))
+    if (found := started()) is None:
+        raise RuntimeError("none runs; make cluster starts one")
+    print(found.kubectl("get", "nodes,pods", "--all-namespaces", "-o", "wide"))
+
+
+def started() -> Cluster | None:
+    """The cluster that was started on this machine, or what is left of it, with its own programs."""
+    record = STATE / "binaries"
+    return Cluster(STATE, Path(record.read_text())) if record.exists() else None
+
+
+def say(line: str) -> None:
+    print(f"cluster: {line}", file=sys.stderr, flush=True)
 
 
 def install_programs() -> None:

@@ -50,6 +50,8 @@ state = "{state}/run/containerd"
 [plugins."io.containerd.cri.v1.runtime"]
   # Without CAP_SYS_RESOURCE a container's score cannot be lowered, and runc dies trying.
   restrict_oom_score_adj = true
+  # Where the pods' network namespaces of this node, and of no other, are found again.
+  netns_mounts_under_state_dir = true
 [plugins."io.containerd.cri.v1.runtime".cni]
   bin_dirs = ["{binaries}/cni"]
   conf_dir = "{state}/cni"
@@ -97,7 +99,8 @@ def kubelet(addresses: Addresses, state: Path) -> str:
             },
             "authorization": {"mode": "Webhook"},
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": "/",
+            # One of its own: a kubelet ends what it does not know below its root, such as another node's pods.
+            "cgroupRoot": f"/{addresses.name}",
             "clusterDNS": [addresses.bridge],
             "clusterDomain": "cluster.local",
             "containerRuntimeEndpoint": f"unix://{state}/run/containerd.sock",

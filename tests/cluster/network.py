@@ -21,8 +21,13 @@ class Addresses:
     index: int
 
     @property
-    def namespace(self) -> str:
+    def name(self) -> str:
+        """What the network namespace and the control groups of the node are called."""
         return f"metacore-{self.index}"
+
+    @property
+    def namespace(self) -> str:
+        return self.name
 
     @property
     def host_interface(self) -> str:
@@ -41,6 +46,11 @@ class Addresses:
     def node(self) -> str:
         """The node as the host sees it."""
         return f"10.243.{self.index}.2"
+
+    @property
+    def outside(self) -> str:
+        """The network of host and node."""
+        return f"10.243.{self.index}.0/30"
 
     @property
     def pods(self) -> str:

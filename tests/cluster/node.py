@@ -17,8 +17,8 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.cluster import configuration, network
-from tests.cluster.network import Addresses
+from tests.cluster import configuration, network, remains
+from tests.cluster.network import NAMESPACES, Addresses
 from tests.cluster.processes import Processes, StartFailed
 
 API_PORT = 6443
@@ -26,6 +26,17 @@ ETCD_PORT = 2379
 REGISTRY_PORT = 5000
 START_SECONDS = 120
 NODE_NAME = "metacore-node"
+DAEMONS = (
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "containerd",
+    "kubelet",
+    "kube-proxy",
+    "registry",
+    "coredns",
+)
 
 
 class Node:
@@ -35,7 +46,7 @@ class Node:
         self.state = state
         self.binaries = binaries
         self.processes = Processes(state)
-        self._say = say or (lambda line: print(f"cluster: {line}", file=sys.stderr, flush=True))
+        self.say = say or (lambda line: print(f"cluster: {line}", file=sys.stderr, flush=True))
 
     @property
     def addresses(self) -> Addresses:
@@ -67,15 +78,17 @@ class Node:
     def up(self) -> None:
         """Start the node, or do nothing when it runs already. Remains of a broken one are cleaned first."""
         if self.exists:
-            if self.processes.alive("kubelet") and self.processes.alive("kube-apiserver"):
+            if all(self.processes.alive(name) for name in DAEMONS):
                 return
-            self._say("cleaning up after a node that did not end well")
+            self.say("cleaning up after a node that did not end well")
             self.down()
         started = time.monotonic()
         self.state.mkdir(parents=True, exist_ok=True)
         index = network.free_index()
+        (self.state / "binaries").write_text(str(self.binaries))
         (self.state / "index").write_text(str(index))
         network.up(self.addresses)
+        remains.make_control_groups(self.addresses.name)
         self._write_configuration()
         for step in (
             self._etcd,
@@ -87,7 +100,7 @@ class Node:
         ):
             step()
         self._wait_for("the node to be Ready", self._node_ready)
-        self._say(f"Kubernetes {self._version()} is ready after {time.monotonic() - started:.0f} s")
+        self.say(f"Kubernetes {self._version()} is ready after {time.monotonic() - started:.0f} s")
 
     def down(self) -> None:
         """Stop everything in the order that leaves nothing: workloads, agents, runtime, control plane, network."""
@@ -103,9 +116,16 @@ class Node:
         self.processes.stop("etcd")
         for name in self.processes.names():
             self.processes.stop(name, kill=True)
-        self._unmount()
+        remains.end_processes(self.addresses.name, NAMESPACES / self.addresses.namespace)
+        remains.unmount_below(self.state)
         network.down(self.addresses)
+        remains.remove_control_groups(self.addresses.name)
         shutil.rmtree(self.state)
+
+    def restart_api_server(self) -> None:
+        """Kill the API server, as a crash would, and start it again."""
+        self.processes.stop("kube-apiserver", kill=True)
+        self._api_server()
 
     def _write_configuration(self) -> None:
         state, addresses = self.state, self.addresses
@@ -257,7 +277,7 @@ class Node:
         return str(json.loads(self.kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"])
 
     def _wait_for(self, what: str, ready: Callable[[], bool]) -> None:
-        self._say(f"waiting for {what} …")
+        self.say(f"waiting for {what} …")
         deadline = time.monotonic() + START_SECONDS
         while not ready():
             if time.monotonic() > deadline:
@@ -274,7 +294,7 @@ class Node:
             try:
                 self.kubectl(*arguments)
             except subprocess.CalledProcessError as error:
-                self._say(f"deleting {kind}: {error.stderr.strip()}")
+                self.say(f"deleting {kind}: {error.stderr.strip()}")
 
     def _kill_tasks(self) -> None:
         if not self.processes.alive("containerd"):
@@ -285,11 +305,6 @@ class Node:
         ).stdout.split()
         for task in tasks:
             subprocess.run([*ctr, "tasks", "delete", "--force", task], capture_output=True, check=False)
-
-    def _unmount(self) -> None:
-        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-        for mount in sorted((path for path in mounts if path.startswith(f"{self.state}/")), reverse=True):
-            subprocess.run(["umount", "--lazy", mount], capture_output=True, check=False)
 
 
 def _run(command: Sequence[str]) -> None:

@@ -24,8 +24,8 @@ from tests.tickets import SIGNING_KEY, make_bundle, tickets_manifest
 
 from metacore.bundle.signature import sign
 
-PATIENCE = "60s"
-DEFINITION = Path(__file__).parents[2] / "crds" / "metacore.dev_addons.yaml"
+PATIENCE = "120s"
+PATIENT_SECONDS = 120
 
 
 class OperatorWorld:
@@ -158,7 +158,7 @@ class OperatorWorld:
             data=None if body is None else json.dumps(body).encode(),
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=PATIENT_SECONDS) as response:
                 return response.status, json.loads(response.read())
         except urllib.error.HTTPError as error:
             with error:

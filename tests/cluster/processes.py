@@ -22,8 +22,14 @@ class Processes:
         self.records = folder / "processes"
         self.logs = folder / "logs"
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-        """Start `command` in a session of its own; its output goes to `logs/<name>.log`."""
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """Start `command` in a session of its own, standing in `folder`; its output goes to `logs/<name>.log`."""
         self.records.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
         with (self.logs / f"{name}.log").open("ab") as log:
@@ -32,6 +38,7 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                cwd=folder,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )

@@ -5,33 +5,16 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nacl.signing import SigningKey
-from tests.cluster import build
-from tests.cluster.__main__ import STATE
 from tests.cluster.node import Node
-from tests.cluster.operator_world import DEFINITION, OperatorWorld
+from tests.cluster.operator_world import OperatorWorld
 from tests.conftest import DatabaseUrls
 from tests.tickets import SIGNING_KEY
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    """The node that runs, or one for these tests."""
-    found = Node(STATE, build.build(say=False))
-    existed = found.exists
-    found.up()
-    found.kubectl("apply", "--server-side", "-f", str(DEFINITION))
-    found.kubectl("wait", "--for=condition=Established", "crd/addons.metacore.dev", "--timeout=60s")
-    try:
-        yield found
-    finally:
-        if not existed:
-            found.down()
 
 
 @pytest.fixture
