@@ -33,6 +33,10 @@ from metacore_operator.config import FINALIZER, configure, quieten
 from metacore_operator.housekeeping import Housekeeping
 from metacore_operator.leader import Leader, LeaseLost
 from metacore_operator.resources.spec import SourceKind
+from metacore_operator.rollout.decide import Policy
+from metacore_operator.rollout.evidence import DatabaseEvidence
+from metacore_operator.rollout.objects import Objects, Release
+from metacore_operator.rollout.runner import ModeRollouts
 from metacore_operator.settings import OperatorSettings
 from metacore_operator.sources.config_map import ConfigMapSource
 from metacore_operator.sources.download import Downloader
@@ -48,6 +52,8 @@ log = logs.get_logger(__name__)
 
 LEASE_LOOP = "lease"
 LEASE_LATE_SECONDS = 60.0
+ROLLOUT_LOOP = "rollout"
+ROLLOUT_LATE_SECONDS = 120.0
 EXIT_LEASE_LOST = 3
 
 
@@ -136,7 +142,11 @@ async def _work(
         beats,
         operator,
         finalizer=FINALIZER,
-        background=(RequestWorker(owner, installer, trust.current, sealer), Housekeeping(owner)),
+        background=(
+            RequestWorker(owner, installer, trust.current, sealer),
+            Housekeeping(owner),
+            _rollouts(operator, api, owner, beats, identity),
+        ),
     )
     quieten()
     registry = kopf.OperatorRegistry()
@@ -144,6 +154,19 @@ async def _work(
     async with asyncio.TaskGroup() as group:
         group.create_task(runner.run(stop))
         group.create_task(_deliver(registry, operator, stop))
+
+
+def _rollouts(operator: OperatorSettings, api: ApiServer, owner: Database, beats: Beats, identity: str) -> ModeRollouts:
+    release = Release(operator.namespace, operator.config_map, operator.kernel_deployment)
+    beats.expect(ROLLOUT_LOOP, ROLLOUT_LATE_SECONDS)
+    return ModeRollouts(
+        Objects(api, release, identity),
+        DatabaseEvidence(owner),
+        Policy(operator.canary_seconds, operator.most_violations),
+        window=operator.violation_window,
+        pulse=operator.pulse,
+        on_turn=lambda: beats.beat(ROLLOUT_LOOP),
+    )
 
 
 def sources_of(operator: OperatorSettings, api: ApiServer, egress: EgressConfig) -> dict[SourceKind, Source]:

@@ -18,6 +18,7 @@ Document = dict[str, Any]
 
 REQUEST_SECONDS = 15.0
 MERGE_PATCH = "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
 JSON = "application/json"
 
 
@@ -59,6 +60,10 @@ class ApiServer:
     async def patch(self, path: str, body: Mapping[str, Any]) -> Document:
         """A JSON merge patch: lists are replaced as a whole."""
         return await self._call("PATCH", path, body, MERGE_PATCH)
+
+    async def apply(self, path: str, body: Mapping[str, Any], manager: str) -> Document:
+        """A server-side apply: `manager` owns exactly what `body` names, and takes it from others."""
+        return await self._call("PATCH", f"{path}?fieldManager={manager}&force=true", body, APPLY_PATCH)
 
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, content_type: str = JSON

@@ -1,4 +1,4 @@
-"""The custom resource definition of `Addon`, generated from the typed resource: `python -m metacore_operator.crds`.
+"""The custom resource definitions, generated from the typed resources: `python -m metacore_operator.crds`.
 
 What the models check and OpenAPI can say becomes the schema; what only CEL can say stands in `RULES`. Version ranges
 and what lies outside the object are left to the operator, which says so in the status.
@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from metacore_operator.resources.addon import DNS_LABEL, GROUP, KIND, VERSION
+from metacore_operator.resources.mode_rollout import MODE_ROLLOUT_KIND, MODE_ROLLOUT_PLURAL, ModeRolloutStatus
 from metacore_operator.resources.spec import (
     AddonSpec,
     Capabilities,
@@ -29,11 +30,12 @@ from metacore_operator.resources.spec import (
 from metacore_operator.resources.status import AddonStatus
 
 PLURAL = "addons"
-FILE = f"{GROUP}_{PLURAL}.yaml"
 HEADER = "# Generated from operator/metacore_operator/resources by `python -m metacore_operator.crds --write`.\n"
 FOLDER = "crds"
-"""Where the definition lives in the repository. The chart's copy is made from it."""
+"""Where the definitions live in the repository. The chart's copies are made from them."""
 
+Column = tuple[str, str, str, int]
+"""Name, type, path and priority; 1 shows only with `-o wide`."""
 Rule = tuple[str, str]
 """A CEL expression and what is said when it does not hold."""
 
@@ -100,7 +102,7 @@ FIELD_RULES: Mapping[tuple[str, str], Rule] = {
 }
 """These say more than the pattern or type that they stand beside; a pattern gives way, so nothing is told twice."""
 
-COLUMNS: Sequence[tuple[str, str, str, int]] = (
+COLUMNS: Sequence[Column] = (
     ("Version", "string", ".status.version", 0),
     ("Mode", "string", ".status.observedMode", 0),
     ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', 0),
@@ -109,7 +111,15 @@ COLUMNS: Sequence[tuple[str, str, str, int]] = (
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Message", "string", '.status.conditions[?(@.type=="Ready")].message', 1),
 )
-"""Name, type, path and priority; 1 shows only with `-o wide`."""
+ROLLOUT_COLUMNS: Sequence[Column] = (
+    ("Wish", "string", ".status.wish", 0),
+    ("Mode", "string", ".status.mode", 0),
+    ("Phase", "string", ".status.phase", 0),
+    ("Pods", "string", ".status.pods", 0),
+    ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', 0),
+    ("Age", "date", ".metadata.creationTimestamp", 0),
+    ("Message", "string", '.status.conditions[?(@.type=="Ready")].message', 0),
+)
 
 KEPT = (
     "type",
@@ -128,10 +138,8 @@ KEPT = (
 
 
 def definition() -> dict[str, Any]:
-    """The CustomResourceDefinition as a decoded document."""
+    """The CustomResourceDefinition of Addon as a decoded document."""
     spec = _Structural(AddonSpec, defaults=True).whole()
-    status = _Structural(AddonStatus, defaults=False).whole()
-    status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
     schema = {
         "description": "Declares that one signed bundle shall be installed, for whom, and under which conditions.",
         "type": "object",
@@ -141,26 +149,53 @@ def definition() -> dict[str, Any]:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": spec | {"description": "What shall be."},
-            "status": status | {"description": "What is."},
+            "status": _status(AddonStatus),
         },
         "x-kubernetes-validations": _validations(ROOT_RULES),
     }
-    columns = [
-        {"name": name, "type": kind, "jsonPath": path, **({"priority": priority} if priority else {})}
-        for name, kind, path, priority in COLUMNS
+    return _definition(KIND, PLURAL, "mca", COLUMNS, schema)
+
+
+def mode_rollout_definition() -> dict[str, Any]:
+    """The same of ModeRollout, which has no spec: what is wished for stands in the ConfigMap of the release."""
+    schema = {
+        "description": "Tells in which mode the kernels of a release are and why. Only the operator writes it.",
+        "type": "object",
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "status": _status(ModeRolloutStatus),
+        },
+    }
+    return _definition(MODE_ROLLOUT_KIND, MODE_ROLLOUT_PLURAL, "mcm", ROLLOUT_COLUMNS, schema)
+
+
+def _status(model: type[BaseModel]) -> dict[str, Any]:
+    status = _Structural(model, defaults=False).whole()
+    status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+    return status | {"description": "What is."}
+
+
+def _definition(
+    kind: str, plural: str, short: str, columns: Sequence[Column], schema: Mapping[str, Any]
+) -> dict[str, Any]:
+    shown = [
+        {"name": name, "type": type_, "jsonPath": path, **({"priority": priority} if priority else {})}
+        for name, type_, path, priority in columns
     ]
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {"name": f"{plural}.{GROUP}"},
         "spec": {
             "group": GROUP,
             "names": {
-                "kind": KIND,
-                "listKind": f"{KIND}List",
-                "plural": PLURAL,
-                "singular": KIND.lower(),
-                "shortNames": ["mca"],
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": kind.lower(),
+                "shortNames": [short],
                 "categories": ["metacore"],
             },
             "scope": "Namespaced",
@@ -169,7 +204,7 @@ def definition() -> dict[str, Any]:
                     "name": VERSION,
                     "served": True,
                     "storage": True,
-                    "additionalPrinterColumns": columns,
+                    "additionalPrinterColumns": shown,
                     "subresources": {"status": {}},
                     "schema": {"openAPIV3Schema": schema},
                 }
@@ -178,30 +213,38 @@ def definition() -> dict[str, Any]:
     }
 
 
-def text() -> str:
-    """The definition as the file that is kept in the repository."""
-    return HEADER + yaml.safe_dump(definition(), sort_keys=False, width=120, allow_unicode=True)
+def texts() -> Mapping[str, str]:
+    """The definitions as the files that are kept in the repository, by their names."""
+    return {
+        f"{GROUP}_{document['spec']['names']['plural']}.yaml": HEADER
+        + yaml.safe_dump(document, sort_keys=False, width=120, allow_unicode=True)
+        for document in (definition(), mode_rollout_definition())
+    }
 
 
-def drifted(root: Path) -> bool:
-    """Whether the file below the repository's `root` is not what `--write` would write."""
-    file = root / FOLDER / FILE
-    return not file.is_file() or file.read_text("utf-8") != text()
+def drifted(root: Path) -> Sequence[str]:
+    """Files below the repository's `root` that are not what `--write` would write, and those that it would not."""
+    folder = root / FOLDER
+    held = {path.name: path.read_text("utf-8") for path in folder.glob("*.yaml")}
+    wanted = texts()
+    return sorted(name for name in held.keys() | wanted.keys() if held.get(name) != wanted.get(name))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m metacore_operator.crds", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--write", action="store_true", help="write the definition into the repository")
+    what.add_argument("--write", action="store_true", help="write the definitions into the repository")
     what.add_argument("--check", action="store_true", help="fail when what is in the repository differs")
     parser.add_argument("--root", type=Path, default=Path.cwd(), help="the repository (default: this folder)")
     options = parser.parse_args(arguments)
-    file = options.root / FOLDER / FILE
+    folder = options.root / FOLDER
     if options.write:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text(), "utf-8")
-    elif drifted(options.root):
-        sys.stderr.write(f"{file} is not what the resource says; run: python -m metacore_operator.crds --write\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts().items():
+            (folder / name).write_text(text, "utf-8")
+    elif found := drifted(options.root):
+        names = ", ".join(found)
+        sys.stderr.write(f"not what the resources say: {names}; run: python -m metacore_operator.crds --write\n")
         return 1
     return 0
 

@@ -40,7 +40,9 @@ class OperatorSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="METACORE_OPERATOR_", extra="ignore")
 
-    namespace: str = Field(default="default", description="Namespace of the release: trust Secret and Lease")
+    namespace: str = Field(
+        default="default", description="Namespace of the release: trust Secret, Lease, and what the mode is about"
+    )
     cluster_wide: bool = Field(default=False, description="Watch the Addons of every namespace")
     namespaces: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Namespaces whose Addons are watched, comma separated; default: the release's own"
@@ -51,6 +53,21 @@ class OperatorSettings(BaseSettings):
         " namespace every organization, others none",
     )
     trust_secret: str = Field(default="metacore-trust", description="Secret with the public keys that may sign bundles")
+    config_map: str = Field(
+        default="metacore-config", description="ConfigMap whose METACORE_ENFORCE is the mode wished for"
+    )
+    kernel_deployment: str = Field(
+        default="metacore-kernel", description="Deployment of the kernels, whose mode follows that wish"
+    )
+    canary_seconds: float = Field(
+        default=0.0, ge=0, description="How long the first enforcing pod is watched before the others follow; 0: not"
+    )
+    most_violations: int | None = Field(
+        default=None,
+        ge=0,
+        description="Enforcement is refused while shadow records more in the window; default: no limit",
+    )
+    violation_window: float = Field(default=3_600.0, gt=0, description="That window")
     lease: str = Field(default="metacore-operator", description="Lease that the one working operator holds")
     source_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),

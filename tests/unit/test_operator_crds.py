@@ -9,6 +9,7 @@ import yaml
 
 from metacore_operator import crds
 from metacore_operator.resources.addon import parse_addon
+from metacore_operator.resources.mode_rollout import ModeRolloutStatus
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,21 +40,40 @@ def messages() -> set[str]:
     return {rule["message"] for _path, node in nodes(schema()) for rule in node.get("x-kubernetes-validations", ())}
 
 
-def test_the_file_in_the_repository_is_the_generated_one() -> None:
-    assert not crds.drifted(ROOT), "run: python -m metacore_operator.crds --write"
+def test_the_files_in_the_repository_are_the_generated_ones() -> None:
+    assert crds.drifted(ROOT) == [], "run: python -m metacore_operator.crds --write"
 
 
-def test_the_check_fails_on_a_changed_and_on_a_missing_file(tmp_path: Path) -> None:
+def test_the_check_fails_on_a_changed_a_missing_and_a_foreign_file(tmp_path: Path) -> None:
     assert crds.main(["--check", "--root", str(tmp_path)]) == 1
     assert crds.main(["--write", "--root", str(tmp_path)]) == 0
     assert crds.main(["--check", "--root", str(tmp_path)]) == 0
-    file = tmp_path / "crds" / crds.FILE
-    file.write_text(file.read_text() + "# more\n")
-    assert crds.main(["--check", "--root", str(tmp_path)]) == 1
+    for name in crds.texts():
+        file = tmp_path / "crds" / name
+        before = file.read_text()
+        file.write_text(before + "# more\n")
+        assert crds.drifted(tmp_path) == [name]
+        file.write_text(before)
+    (tmp_path / "crds" / "other.yaml").write_text("")
+    assert crds.drifted(tmp_path) == ["other.yaml"]
 
 
-def test_the_text_is_the_definition() -> None:
-    assert yaml.safe_load(crds.text()) == crds.definition()
+def test_the_texts_are_the_definitions() -> None:
+    assert {name: yaml.safe_load(text) for name, text in crds.texts().items()} == {
+        "metacore.dev_addons.yaml": crds.definition(),
+        "metacore.dev_moderollouts.yaml": crds.mode_rollout_definition(),
+    }
+
+
+def test_the_rollout_is_only_told_and_shows_what_people_ask_for() -> None:
+    document = crds.mode_rollout_definition()
+    (version,) = document["spec"]["versions"]
+    properties = version["schema"]["openAPIV3Schema"]["properties"]
+    assert set(properties) == {"apiVersion", "kind", "metadata", "status"}
+    columns = [column["name"] for column in version["additionalPrinterColumns"]]
+    assert columns == ["Wish", "Mode", "Phase", "Pods", "Ready", "Age", "Message"]
+    assert document["spec"]["names"]["categories"] == ["metacore"]
+    assert set(properties["status"]["properties"]) == {field.alias for field in ModeRolloutStatus.model_fields.values()}
 
 
 def test_every_schema_has_a_type_and_no_reference_is_left() -> None:
