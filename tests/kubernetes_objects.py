@@ -19,6 +19,7 @@ class ObjectsInMemory(ApiServer):
         self.failing: MetacoreError | None = None
         self.calls: list[tuple[str, str]] = []
         self._versions = itertools.count(1)
+        self._applied: dict[tuple[str, str], Document] = {}
 
     async def close(self) -> None:
         return None
@@ -30,6 +31,9 @@ class ObjectsInMemory(ApiServer):
 
     async def get(self, path: str) -> Document:
         self._called("GET", path)
+        if "?labelSelector=" in path:
+            folder = path.partition("?")[0] + "/"
+            return {"items": [copy.deepcopy(item) for name, item in self.objects.items() if name.startswith(folder)]}
         if path not in self.objects:
             raise NotFound(f"{path} not found")
         return copy.deepcopy(self.objects[path])
@@ -64,7 +68,35 @@ class ObjectsInMemory(ApiServer):
         self.put(target, document)
         return copy.deepcopy(self.objects[target])
 
+    async def apply(self, path: str, body: Mapping[str, Any], manager: str) -> Document:
+        """What `manager` named at its last apply and does not name now goes away, as in the real thing."""
+        self._called("APPLY", path)
+        if path not in self.objects or self.objects[path]["metadata"].get("uid") != body["metadata"].get("uid"):
+            raise Conflict("uid mismatch")
+        document = copy.deepcopy(self.objects[path])
+        _take_away(document, self._applied.get((path, manager), {}), body)
+        _merge(document, body)
+        self._applied[path, manager] = copy.deepcopy(dict(body))
+        self.put(path, document)
+        return copy.deepcopy(self.objects[path])
+
     def _called(self, method: str, path: str) -> None:
         self.calls.append((method, path))
         if self.failing is not None:
             raise self.failing
+
+
+def _take_away(document: Document, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for key, value in before.items():
+        if isinstance(value, Mapping):
+            _take_away(document[key], value, now.get(key) or {})
+        elif key not in now:
+            del document[key]
+
+
+def _merge(document: Document, body: Mapping[str, Any]) -> None:
+    for key, value in body.items():
+        if isinstance(value, Mapping):
+            _merge(document.setdefault(key, {}), value)
+        else:
+            document[key] = copy.deepcopy(value)

@@ -12,10 +12,13 @@ Rule = tuple[str, str, str, str]
 """Group, resource, names (space separated; empty: any), verbs."""
 
 RELEASE_RULES: set[Rule] = {
-    ("", "configmaps", "shop-config", "get list watch"),
+    ("", "configmaps", "shop-config", "get"),
     ("", "secrets", "shop-trust", "get list watch"),
-    ("apps", "deployments", "shop-kernel", "get list watch patch"),
-    ("", "pods", "", "get list watch"),
+    ("apps", "deployments", "shop-kernel", "get patch"),
+    ("", "pods", "", "list"),
+    ("metacore.dev", "moderollouts", "shop-kernel", "get"),
+    ("metacore.dev", "moderollouts/status", "shop-kernel", "patch"),
+    ("metacore.dev", "moderollouts", "", "create"),
     ("", "events", "", "create patch"),
     ("coordination.k8s.io", "leases", "shop-operator", "get update patch"),
     ("coordination.k8s.io", "leases", "", "create"),

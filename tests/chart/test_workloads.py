@@ -214,10 +214,17 @@ def test_the_operator_is_told_what_is_its() -> None:
 def test_variables_of_the_operator_are_settings_that_exist() -> None:
     known = {f"METACORE_OPERATOR_{name.upper()}" for name in OperatorSettings.model_fields}
     known |= {f"METACORE_{name.upper()}" for name in Settings.model_fields} | {"ALLOW_UNSIGNED_BUNDLES"}
-    # Of the rollout of the mode, which reads them.
-    known |= {"METACORE_OPERATOR_CONFIG_MAP", "METACORE_OPERATOR_KERNEL_DEPLOYMENT"}
-    for name in ("settings", "sources", "cluster_wide"):
+    for name in ("settings", "sources", "cluster_wide", "careful"):
         assert set(environment(rendered(name), "operator")) <= known
+
+
+def test_what_stands_before_enforcing_is_handed_on_and_no_limit_is_none() -> None:
+    careful, plain = (environment(rendered(name), "operator") for name in ("careful", "external"))
+    assert careful["METACORE_OPERATOR_CANARY_SECONDS"] == "600"
+    assert careful["METACORE_OPERATOR_MOST_VIOLATIONS"] == "0"
+    assert careful["METACORE_OPERATOR_VIOLATION_WINDOW"] == "86400"
+    assert plain["METACORE_OPERATOR_CANARY_SECONDS"] == "0"
+    assert "METACORE_OPERATOR_MOST_VIOLATIONS" not in plain
 
 
 def test_unless_told_otherwise_only_the_releases_namespace_may_target_organizations() -> None:

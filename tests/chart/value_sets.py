@@ -121,6 +121,10 @@ ALL: Final[Mapping[str, Mapping[str, Any]]] = {
         },
     },
     "namespace_only": {**EXTERNAL, "operator": {"readDefinition": False}, "crds": {"install": False}},
+    "careful": {
+        **EXTERNAL,
+        "operator": {"modeRollout": {"canarySeconds": 600, "maxViolations": 0, "violationWindow": 86400}},
+    },
     "sources": {
         **EXTERNAL,
         "operator": {

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metacore.capabilities.access import Mode
-from metacore_operator.rollout.record import LONGEST_MESSAGE, Record, Refusal, first_record
+from metacore_operator.rollout.record import LONGEST_MESSAGE, Record, Refusal
 from metacore_operator.rollout.sight import PodSight, Sight
 from metacore_operator.rollout.wish import Wish
 from metacore_operator.rollout.words import Phase, RolloutReason
@@ -66,7 +66,7 @@ def decide(
 ) -> Decision:
     """The next step. `violations` are those of the policy's window, None when they could not be counted."""
     case = _Case(wish, sight, policy, violations, now)
-    record = _heard(before or first_record(sight.stamp, now), wish)
+    record = _heard(before or _first(sight, now), wish)
     if record.under_way and not record.stamp and sight.mode is not record.mode:
         # Ours was taken away together with this record, so what stands there is another's. It must be written over.
         record = record.model_copy(update={"stamp": record.mode.value})
@@ -79,6 +79,14 @@ def decide(
     if record.phase is Phase.ROLLING:
         return _rolling(record, case)
     return _settled(record, case)
+
+
+def _first(sight: Sight, now: datetime.datetime) -> Record:
+    """Of a Deployment that carries no record. Pods of another mode than the template's tell that it was lost midway."""
+    other = Mode.SHADOW if sight.mode is Mode.ENFORCE else Mode.ENFORCE
+    if sight.started(other):
+        return Record(phase=Phase.ROLLING, stamp=sight.stamp, former=other.value, since=now)
+    return Record(phase=Phase.SETTLED, stamp=sight.stamp, former=sight.stamp, since=now)
 
 
 def _heard(record: Record, wish: Wish) -> Record:
@@ -122,7 +130,7 @@ def _held(record: Record, case: _Case) -> Decision | None:
     if sight.paused:
         message = "the Deployment is paused, and not by this change of mode"
         return Decision(record, False, Phase.WAITING, RolloutReason.DEPLOYMENT_PAUSED, message)
-    # Where nothing serves there is nothing to protect, and pods that come up may as well come up enforcing.
+    # Where nothing serves there is nothing to protect, and pods that come up shall come up as wished.
     if sight.available and not sight.rolled:
         message = f"another rollout of the Deployment is under way: {_progress(sight)}"
         return Decision(record, False, Phase.WAITING, RolloutReason.DEPLOYMENT_BUSY, message)
@@ -139,6 +147,7 @@ def _begin(record: Record, mode: Mode, case: _Case) -> Decision:
         since=case.now,
         wish=case.wish.text,
         asked=case.wish.asked,
+        from_nothing=sight.desired > 0 and sight.available == 0,
     )
     message = f"from {begun.former_mode.value} to {mode.value}" + (", one pod first" if canary else "")
     reason = RolloutReason.CANARY_RUNNING if canary else RolloutReason.ROLLING_OUT
@@ -159,8 +168,8 @@ def _canary(record: Record, case: _Case) -> Decision:
         return Decision(record, sight.paused, Phase.CANARY, RolloutReason.CANARY_RUNNING, waiting)
     if sight.updated >= sight.desired:
         return _go_on(record, case, "all pods are new already")
-    serving = sight.serving(record.mode)
-    if not serving or sight.updated == 0:
+    serving, started = sight.serving(record.mode), sight.started(record.mode)
+    if not serving or sight.updated == 0 or (record.watched is None and len(serving) < len(started)):
         # Once watched, it went away, or an upgrade changed the template, whose first pod is a canary of its own.
         if record.watched is not None:
             record = record.model_copy(update={"watched": None, "since": case.now})
@@ -183,11 +192,13 @@ def _go_on(record: Record, case: _Case, why: str) -> Decision:
 
 def _rolling(record: Record, case: _Case) -> Decision:
     sight = case.sight
-    if trouble := _trouble(record, case):
+    if (trouble := _trouble(record, case)) and not record.from_nothing:
         return _return(record, case, *trouble)
     if sight.complete(record.mode):
         return _finish(record, case)
-    message = f"to {record.mode.value}: {_progress(sight)}; {sight.words}"
+    # When nothing served before, there is nothing to return to, and what is wrong is not the mode.
+    why = f"; {trouble[1]}" if trouble else ""
+    message = f"to {record.mode.value}: {_progress(sight)}; {sight.words}{why}"
     return Decision(record, False, Phase.ROLLING, RolloutReason.ROLLING_OUT, message)
 
 

@@ -39,6 +39,8 @@ class Record(Strict):
     pods where the old ones are left. `since` is when `phase` began, `watched` when the first pod of a canary was seen
     serving.
 
+    `from_nothing` says that no pod served when it began.
+
     `wish` and `asked` are what was wished for when it began. With a `refusal` they are what is not tried again.
     """
 
@@ -47,6 +49,7 @@ class Record(Strict):
     former: str
     since: datetime.datetime
     watched: datetime.datetime | None = None
+    from_nothing: bool = False
     wish: str = ""
     asked: str = ""
     refusal: Refusal | None = None
@@ -63,11 +66,6 @@ class Record(Strict):
     @property
     def former_mode(self) -> Mode:
         return mode_of(self.former)
-
-
-def first_record(stamp: str, now: datetime.datetime) -> Record:
-    """Of a Deployment that carries none."""
-    return Record(phase=Phase.SETTLED, stamp=stamp, former=stamp, since=now)
 
 
 def read_record(text: str) -> Record | None:

@@ -84,6 +84,9 @@ class Sight:
             and all(pod.observed in (None, mode) for pod in self.pods)
         )
 
+    def started(self, mode: Mode) -> tuple[PodSight, ...]:
+        return tuple(pod for pod in self.pods if pod.mode is mode and not pod.ending)
+
     def serving(self, mode: Mode) -> tuple[PodSight, ...]:
         return tuple(pod for pod in self.pods if pod.ready and pod.observed is mode and not pod.ending)
 
