@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_a_record_that_cannot_be_understood_is_none(text: str) -> None:
     assert read_record(text) is None
 
 
-def deployment(stamp: str | None = None, **status: Any) -> dict[str, Any]:
+def deployment(stamp: str | None = None, status: Mapping[str, Any] = {}) -> dict[str, Any]:
     annotations = {} if stamp is None else {"annotations": {"metacore.dev/mode": stamp}}
     return {
         "metadata": {"generation": 4},
@@ -109,14 +110,14 @@ def test_a_deployment_whose_controller_has_said_nothing_yet() -> None:
     [{"observedGeneration": 3}, {"replicas": 3}, {"updatedReplicas": 1}, {"availableReplicas": 1}],
 )
 def test_what_is_not_rolled_out(status: dict[str, int]) -> None:
-    assert not read_sight(deployment(**status), [], {}, NOW).rolled
+    assert not read_sight(deployment(status=status), [], {}, NOW).rolled
 
 
 def test_a_deadline_that_has_passed_is_dated() -> None:
     condition = {"type": "Progressing", "status": "False", "lastUpdateTime": "2026-03-01T08:59:00Z"}
-    exceeded = deployment(conditions=[{**condition, "reason": "ProgressDeadlineExceeded"}])
+    exceeded = deployment(status={"conditions": [{**condition, "reason": "ProgressDeadlineExceeded"}]})
     assert read_sight(exceeded, [], {}, NOW).exceeded_at == NOW - datetime.timedelta(minutes=1)
-    fine = deployment(conditions=[{**condition, "reason": "NewReplicaSetAvailable"}])
+    fine = deployment(status={"conditions": [{**condition, "reason": "NewReplicaSetAvailable"}]})
     assert read_sight(fine, [], {}, NOW).exceeded_at is None
 
 
