@@ -40,8 +40,7 @@ TABLE_PRIVILEGES = {
     "metacore_events": {S, I},
 }
 COLUMN_PRIVILEGES = {
-    ("metacore_installations", S): set(metadata.tables["metacore_installations"].columns.keys())
-    - {"secret_hash", "secret_enc"},
+    ("metacore_installations", S): set(metadata.tables["metacore_installations"].columns.keys()) - {"secret_hash"},
     ("metacore_installations", U): {"settings", "updated_at"},
     ("metacore_requests", U): {"sealed_result"},
 }
@@ -81,10 +80,10 @@ async def test_privileges_given_by_hand_are_taken_back_by_the_next_migration(
     database_urls: DatabaseUrls, owner_db: Database, kernel_db: Database
 ) -> None:
     await owner_db.postgres.execute(f"GRANT ALL ON metacore_journal, users TO {KERNEL_ROLE}")
-    await owner_db.postgres.execute(f"GRANT SELECT (secret_enc) ON metacore_installations TO {KERNEL_ROLE}")
+    await owner_db.postgres.execute(f"GRANT SELECT (secret_hash) ON metacore_installations TO {KERNEL_ROLE}")
     await owner_db.postgres.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
     await migrate(database_urls.owner)
-    for statement in ("TABLE metacore_journal", "DELETE FROM users", "SELECT secret_enc FROM metacore_installations"):
+    for statement in ("TABLE metacore_journal", "DELETE FROM users", "SELECT secret_hash FROM metacore_installations"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await kernel_db.postgres.execute(statement)
     with pytest.raises(asyncpg.InsufficientPrivilegeError):

@@ -66,8 +66,8 @@ KERNEL_GRANTS: Mapping[str, Grant] = {
     # Who reads the secret of a new installation takes it out of the row.
     "metacore_requests": Grant(select=ALL, insert=ALL, update=("sealed_result",)),
     "metacore_events": Grant(select=ALL, insert=ALL),
-    # Without secret_hash and secret_enc: the kernel role has no use for them yet.
-    "metacore_installations": Grant(select=INSTALLATION_COLUMNS, update=("settings", "updated_at")),
+    # secret_enc is sealed with the master key, and signs calls to the addon's backend; nobody needs secret_hash.
+    "metacore_installations": Grant(select=(*INSTALLATION_COLUMNS, "secret_enc"), update=("settings", "updated_at")),
     "metacore_addon_migrations": Grant(),
     "metacore_event_counters": Grant(),
     "metacore_journal": Grant(),
