@@ -83,14 +83,16 @@ def expected_signature(secret: bytes, got: Received) -> str:
 
 
 async def test_each_organization_signs_with_its_own_secret(database_urls: DatabaseUrls) -> None:
-    async with outside(lambda _: reply(body=b'{"success": true, "data": {"a": 1}}')) as server:
-        async with world(database_urls, server.url("/base/")) as there:
-            identifier = uuid.uuid4()
-            for organization in (there.ada, there.eve):
-                call = there.call("/hooks/remind?x=1", body=b'{"a":1}', event="tickets::remind", id=identifier)
-                answer = await there.caller.call(there.who(organization), call)
-                assert (answer.succeeded, answer.value) == (True, {"success": True, "data": {"a": 1}})
-            installed = there.plane.app.registry.snapshot.installed
+    async with (
+        outside(lambda _: reply(body=b'{"success": true, "data": {"a": 1}}')) as server,
+        world(database_urls, server.url("/base/")) as there,
+    ):
+        identifier = uuid.uuid4()
+        for organization in (there.ada, there.eve):
+            call = there.call("/hooks/remind?x=1", body=b'{"a":1}', event="tickets::remind", id=identifier)
+            answer = await there.caller.call(there.who(organization), call)
+            assert (answer.succeeded, answer.value) == (True, {"success": True, "data": {"a": 1}})
+        installed = there.plane.app.registry.snapshot.installed
     for organization, got in zip((there.ada, there.eve), server.received, strict=True):
         assert (got.method, got.path, got.body) == ("POST", "/base/hooks/remind?x=1", b'{"a":1}')
         assert got.headers["x-metacore-signature"] == expected_signature(there.secrets[organization], got)
@@ -105,21 +107,27 @@ async def test_each_organization_signs_with_its_own_secret(database_urls: Databa
 
 
 async def test_the_backend_needs_no_capability_and_everybody_else_does(database_urls: DatabaseUrls) -> None:
-    async with outside(lambda _: reply()) as server, outside(lambda _: reply()) as other:
-        async with world(database_urls, server.url(), enforce=True) as there:
-            assert (await there.caller.call(there.who(), there.call())).value is None
-            error = await there.refused(there.call(other.url("/x")))
-            assert (type(error), error.code) == (PermissionDenied, "forbidden")
-            # In shadow the same goes through, and is recorded.
-            there.plane.app.enforcer.mode = Mode.SHADOW
-            assert (await there.caller.call(there.who(), there.call(other.url("/x")))).status == 200
+    async with (
+        outside(lambda _: reply()) as server,
+        outside(lambda _: reply()) as other,
+        world(database_urls, server.url(), enforce=True) as there,
+    ):
+        assert (await there.caller.call(there.who(), there.call())).value is None
+        error = await there.refused(there.call(other.url("/x")))
+        assert (type(error), error.code) == (PermissionDenied, "forbidden")
+        # In shadow the same goes through, and is recorded.
+        there.plane.app.enforcer.mode = Mode.SHADOW
+        assert (await there.caller.call(there.who(), there.call(other.url("/x")))).status == 200
     assert (len(server.received), len(other.received)) == (1, 1)
 
 
 async def test_a_redirect_is_an_answer_and_the_signature_goes_nowhere_else(database_urls: DatabaseUrls) -> None:
-    async with outside(lambda _: reply()) as other, outside(lambda _: reply(307, Location=other.url())) as server:
-        async with world(database_urls, server.url()) as there:
-            answer = await there.caller.call(there.who(), there.call())
+    async with (
+        outside(lambda _: reply()) as other,
+        outside(lambda _: reply(307, Location=other.url())) as server,
+        world(database_urls, server.url()) as there,
+    ):
+        answer = await there.caller.call(there.who(), there.call())
     assert (answer.status, answer.succeeded, other.received) == (307, False, [])
 
 
