@@ -25,6 +25,7 @@ from metacore.registry import Registry
 from metacore.secrets import Sealer
 from metacore_operator.conditions import Event
 from metacore_operator.folder.runner import FolderRunner
+from metacore_operator.folder.secrets import FolderSecrets
 from metacore_operator.folder.store import Store
 from metacore_operator.outcomes import Reason
 from metacore_operator.resources.addon import Addon
@@ -32,7 +33,7 @@ from metacore_operator.resources.spec import SourceKind
 from metacore_operator.resources.status import AddonStatus
 from metacore_operator.settings import ReconcileSettings
 from metacore_operator.sources.folder import FolderSource
-from metacore_operator.steps.context import Ports
+from metacore_operator.steps.context import Ports, References
 from metacore_operator.steps.state import DatabaseState
 from metacore_operator.trust import Trust
 
@@ -50,6 +51,7 @@ class FolderWorld:
         self.owner = owner
         self.events: list[tuple[str, Event]] = []
         self.registry = Registry()
+        self.references: References | None = None
         self._kernel = kernel
         self._told = asyncio.Condition()
         self._runner: FolderRunner | None = None
@@ -104,6 +106,8 @@ class FolderWorld:
                 trusted=trust.current,
                 installer=installer,
                 state=DatabaseState(self.owner),
+                references=self.references,
+                secrets=FolderSecrets(self.data / "addons"),
             ),
             trust,
             companions=[RequestWorker(self.owner, installer, trust.current, sealer)],

@@ -28,6 +28,7 @@ from metacore_operator.api_server import ApiServer
 from metacore_operator.cluster.board import Board
 from metacore_operator.cluster.health import Beats, serving
 from metacore_operator.cluster.runner import ClusterRunner
+from metacore_operator.cluster.secrets import ClusterSecrets
 from metacore_operator.cluster.trust import SecretTrust
 from metacore_operator.config import FINALIZER, configure, quieten
 from metacore_operator.housekeeping import Housekeeping
@@ -134,7 +135,14 @@ async def _work(
     egress = EgressConfig.parse(
         settings.egress_allow_private, settings.egress_deny, settings.egress_proxy.get_secret_value()
     )
-    ports = Ports(sources_of(operator, api, egress), trust.current, installer, DatabaseState(owner))
+    ports = Ports(
+        sources_of(operator, api, egress),
+        trust.current,
+        installer,
+        DatabaseState(owner),
+        references=References(api),
+        secrets=ClusterSecrets(api),
+    )
     runner = ClusterRunner(
         ports,
         Board(api, identity),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -472,3 +473,35 @@ async def test_annotations_pause_request_and_force(world: FolderWorld, acme: Org
         world.declare(annotations={"metacore.dev/force": "two"}, enabled=False)
         await world.until(Reason.DISABLED)
         assert world.status().last_handled_force == "two"
+
+
+async def test_the_secret_of_an_installation_is_kept_beside_the_status(
+    world: FolderWorld, acme: OrganizationId
+) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    file = world.data / "addons" / "tickets.secrets.json"
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        kept = json.loads(file.read_text())["secrets"]
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert await stored_hashes(world) == {organization: hash_of(secret) for organization, secret in kept.items()}
+
+        world.declare(annotations={"metacore.dev/rotate-secrets": "one"}, enabled=False)
+        await world.until(Reason.DISABLED)
+
+        rotated = json.loads(file.read_text())["secrets"]
+        assert set(rotated) == {str(acme)} and rotated != kept
+        assert await stored_hashes(world) == {str(acme): hash_of(rotated[str(acme)])}
+        (world.root / "tickets.yaml").unlink()
+        await world.until(Reason.REMOVED)
+        assert not file.exists()
+
+
+async def stored_hashes(world: FolderWorld) -> dict[str, str]:
+    rows = await world.owner.postgres.fetch("SELECT organization_id, secret_hash FROM metacore_installations")
+    return {str(row["organization_id"]): row["secret_hash"] for row in rows}
+
+
+def hash_of(secret: str) -> str:
+    return f"sha256:{hashlib.sha256(bytes.fromhex(secret)).hexdigest()}"

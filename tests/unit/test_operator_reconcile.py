@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from metacore.bundle.signature import Signature, TrustedKeys, sign
 from metacore.bundle.write import write_bundle
 from metacore.errors import Conflict, InstallFailed, KeyOwned, ModelConflict, Refused, Unavailable
 from metacore.installer.execute import InstallReport
+from metacore.installer.lifecycle import StoredSecret
 from metacore.installer.plan import Plan, Risk, Step
 from metacore.installer.steps import RiskKind, StepKind
 from metacore.manifest.model import Capability, Requirement
@@ -71,6 +73,8 @@ class World:
         self.did: tuple[str, ...] = ()
         self.others: dict[str, InstalledAddon] = {}
         self.away = False
+        self.secrets: dict[uuid.UUID, bytes] = {}
+        self.opens = True
         self.refusal: Exception | None = None
         self.plan_refusal: Exception | None = None
         self.planned: tuple[Step, ...] = ()
@@ -112,6 +116,7 @@ class World:
         progress: Callable[[str], None] = print,
         allow_downgrade: bool = False,
         force: bool = False,
+        secrets: Mapping[uuid.UUID, bytes] | None = None,
     ) -> InstallReport:
         if self.refusal is not None:
             raise self.refusal
@@ -131,9 +136,21 @@ class World:
             schema_revision=1,
             organizations={**before, **{item: before.get(item, True) for item in organizations}},
         )
+        for organization in organizations:
+            self.secrets.setdefault(organization, (secrets or {}).get(organization, b"made"))
         self.stored[bundle.digest] = StoredBundle("tickets", content, signature)
         self.pods = dict.fromkeys(self.pods, bundle.digest)
         return InstallReport("tickets", bundle.manifest.version, bundle.digest, "", 1, changed=True, did=self.did)
+
+    async def stored_secrets(self, key: str) -> Mapping[uuid.UUID, StoredSecret]:
+        return {
+            organization: StoredSecret(hashlib.sha256(secret).hexdigest(), secret if self.opens else None)
+            for organization, secret in self.secrets.items()
+        }
+
+    async def rotate_secret(self, key: str, organization: uuid.UUID, secret: bytes | None = None) -> str:
+        self.secrets[organization] = secret or b"rotated"
+        return self.secrets[organization].hex()
 
     async def enable(self, key: str, organization: uuid.UUID) -> int:
         return self._switch("enable", organization, True)
@@ -216,7 +233,7 @@ def text(summary: Summary) -> str:
 
 
 async def test_a_signed_bundle_is_installed_for_everybody_and_ready() -> None:
-    world = World()
+    world = World(bundle_of(settings=[{"key": "a", "type": "number"}]))
 
     summary = await world.reconcile(addon_of(mode="enforce", settings={"a": 1}))
 

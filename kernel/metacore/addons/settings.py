@@ -12,9 +12,10 @@ from sqlalchemy import select, update
 
 from metacore.addons.guest_context import GuestContext
 from metacore.db.database import Database
-from metacore.errors import MetacoreError, NotFound, NotWired, Problem, Refused
+from metacore.errors import MetacoreError, NotFound, NotWired, Refused
 from metacore.logs import get_logger
 from metacore.manifest.model import Setting
+from metacore.manifest.setting_values import problem_of
 from metacore.orm.addons import Installation
 from metacore.registry import LiveAddon, Registry
 from metacore.secrets import Sealer
@@ -22,11 +23,7 @@ from metacore.secrets import Sealer
 log = get_logger(__name__)
 
 SEALED = "$sealed"
-MAX_VALUE_BYTES = 65_536
 MAX_PROBLEMS = 50
-NUMBER_TYPES = frozenset({"number", "integer", "int", "decimal", "float"})
-BOOL_TYPES = frozenset({"bool", "boolean", "checkbox", "switch"})
-JSON_TYPES = frozenset({"json", "object", "array"})
 
 
 class InstallationSettings:
@@ -67,7 +64,9 @@ class InstallationSettings:
         """
         addon = self._addon(organization_id, key)
         declared = {setting.key: setting for setting in addon.manifest.settings}
-        problems = [problem for name, value in values.items() if (problem := _problem(declared.get(name), name, value))]
+        problems = [
+            problem for name, value in values.items() if (problem := problem_of(declared.get(name), name, value))
+        ]
         if problems:
             raise Refused(
                 f"settings of {key!r} refused: {problems[0].message}", code="settings", problems=problems[:MAX_PROBLEMS]
@@ -148,37 +147,3 @@ def _definition_json(setting: Setting) -> dict[str, Any]:
     return {"key": setting.key, "label": setting.label or setting.key, "type": setting.type, **shown} | (
         {"default_value": None} if setting.secret else {}
     )
-
-
-def _problem(setting: Setting | None, name: str, value: Any) -> Problem | None:
-    """What is wrong with one value, or None."""
-    if setting is None:
-        return Problem(name[:64], "unknown_setting", f"{name[:64]!r} is not a setting of this addon")
-    if value is None:
-        return None
-    kind = setting.type.lower()
-    if kind in NUMBER_TYPES:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        expected = "a number"
-    elif kind in BOOL_TYPES:
-        fits, expected = isinstance(value, bool), "true or false"
-    elif kind in JSON_TYPES:
-        fits, expected = isinstance(value, dict | list), "a JSON object or array"
-    else:
-        fits, expected = isinstance(value, str), "a string"
-    if setting.options and value not in [option.value for option in setting.options]:
-        return Problem(
-            name, "option", f"{name[:64]!r} must be one of {', '.join(str(o.value) for o in setting.options)}"
-        )
-    if not fits and not setting.options:
-        return Problem(name, "type", f"{name!r} must be {expected}")
-    try:
-        encoded = orjson.dumps(value)
-    except orjson.JSONEncodeError:
-        return Problem(name, "too_deep", f"{name!r} is nested too deeply")
-    if len(encoded) > MAX_VALUE_BYTES:
-        return Problem(name, "too_large", f"{name!r} is larger than {MAX_VALUE_BYTES} bytes")
-    # Escaped backslashes go first, so that what is left of this form is the character and not text about it.
-    if b"\\u0000" in encoded.replace(b"\\\\", b""):
-        return Problem(name, "nul", f"{name!r} must not hold the character U+0000")
-    return None

@@ -37,6 +37,7 @@ from metacore.installer.requests import RequestWorker
 from metacore.secrets import Sealer
 from metacore_operator.conditions import Event
 from metacore_operator.folder.runner import FolderRunner
+from metacore_operator.folder.secrets import FolderSecrets
 from metacore_operator.folder.store import Store
 from metacore_operator.housekeeping import Housekeeping
 from metacore_operator.outcomes import Reason
@@ -226,6 +227,7 @@ class Development:
             trusted=trust.current,
             installer=installer,
             state=DatabaseState(owner),
+            secrets=FolderSecrets(self._data / "addons"),
         )
         return FolderRunner(
             self._addons,

@@ -22,6 +22,7 @@ from metacore.db.roles import KERNEL_ROLE
 from metacore.errors import Conflict, InvalidInput
 from metacore.installer import lifecycle, migration_role, observe, preflight, register, runner
 from metacore.installer.failures import sqlstate
+from metacore.installer.lifecycle import StoredSecret
 from metacore.installer.plan import Plan, build_plan, targets_of
 from metacore.installer.register import Wish
 from metacore.installer.runner import Runner
@@ -115,11 +116,13 @@ class Installer:
         progress: Callable[[str], None] = _nothing,
         allow_downgrade: bool = False,
         force: bool = False,
+        secrets: Mapping[uuid.UUID, bytes] | None = None,
     ) -> InstallReport:
         """Make `organizations` have what the bundle says, and those that have the addon already, too.
 
         `owner_uid` is the uid of the Addon resource that wants it, '' for a request or a host. `grants` are the
         accepted capabilities, None accepts all that are declared. `settings` go to every one of `organizations`.
+        `secrets` (32 bytes each) are those that new installations shall have; others get one that is made.
         Running it again changes nothing, but with `force` the registry's revision rises, and every kernel loads anew.
 
         Raises:
@@ -142,6 +145,7 @@ class Installer:
             source=source,
             grants=bundle.manifest.capabilities if grants is None else tuple(grants),
             settings=dict(settings or {}),
+            secrets=dict(secrets or {}),
         )
         check_settings(bundle.manifest, wish.settings)
         wanted = tuple(dict.fromkeys(organizations))
@@ -190,9 +194,17 @@ class Installer:
         """
         return await lifecycle.remove(self._owner, key, drop=drop, owner_uid=owner_uid, kernel_role=self._kernel_role)
 
-    async def rotate_secret(self, key: str, organization: uuid.UUID) -> str:
-        """A new secret for an installation, in hex; the old one is void at once. NotFound when it is not installed."""
-        return await lifecycle.rotate_secret(self._owner, key, organization, self._sealer)
+    async def rotate_secret(self, key: str, organization: uuid.UUID, secret: bytes | None = None) -> str:
+        """A new secret for an installation (`secret`, or one that is made), in hex; the old one is void at once.
+
+        Raises:
+            NotFound: it is not installed.
+        """
+        return await lifecycle.rotate_secret(self._owner, key, organization, self._sealer, secret)
+
+    async def stored_secrets(self, key: str) -> Mapping[uuid.UUID, StoredSecret]:
+        """What the database knows of the installations' secrets, by organization."""
+        return await lifecycle.stored_secrets(self._owner, key, self._sealer)
 
     async def fence(self, key: str, reason: str) -> int:
         """Stop serving the addon anywhere because of `reason`; '' lifts it. Data stays. Returns the revision."""

@@ -7,15 +7,18 @@ raises the registry's revision together with the rows it changes.
 from __future__ import annotations
 
 import datetime
+import hashlib
+import hmac
 import secrets
 import uuid
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, delete, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.db.database import Database
-from metacore.errors import NotFound
+from metacore.errors import Misconfigured, NotFound
 from metacore.installer import journal, observe, register, runner
 from metacore.installer.names import quoted
 from metacore.installer.observe import MARKS_SCHEMA, driver_of
@@ -40,8 +43,38 @@ async def set_status(owner: Database, key: str, organization: uuid.UUID, status:
     return await runner.patiently(once, step=status)
 
 
-async def rotate_secret(owner: Database, key: str, organization: uuid.UUID, sealer: Sealer | None) -> str:
-    secret = secrets.token_bytes(SECRET_BYTES)
+@dataclass(frozen=True, slots=True)
+class StoredSecret:
+    """`digest` is the SHA-256 of an installation's secret, `value` the secret itself where the master key opens it."""
+
+    digest: str
+    value: bytes | None
+
+    def is_of(self, secret: bytes) -> bool:
+        return hmac.compare_digest(self.digest, hashlib.sha256(secret).hexdigest())
+
+
+async def stored_secrets(owner: Database, key: str, sealer: Sealer | None) -> dict[uuid.UUID, StoredSecret]:
+    async with runner.transaction(owner, reading=True) as connection:
+        columns = (Installation.organization_id, Installation.secret_hash, Installation.secret_enc)
+        rows = (await connection.execute(select(*columns).where(Installation.addon_key == key))).all()
+    return {
+        row.organization_id: StoredSecret(row.secret_hash.removeprefix("sha256:"), _opened(row.secret_enc, sealer))
+        for row in rows
+    }
+
+
+def _opened(sealed: str, sealer: Sealer | None) -> bytes | None:
+    try:
+        return sealer.open(sealed) if sealer is not None and sealed else None
+    except Misconfigured:
+        return None  # Sealed with a master key of the past.
+
+
+async def rotate_secret(
+    owner: Database, key: str, organization: uuid.UUID, sealer: Sealer | None, given: bytes | None = None
+) -> str:
+    secret = given or secrets.token_bytes(SECRET_BYTES)
 
     async def once() -> str:
         async with runner.locked(owner, key) as connection:

@@ -32,7 +32,10 @@ SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What somebody wants installed, verified and read. `settings` are by key and go to every organization named."""
+    """What somebody wants installed, verified and read. `settings` are by key and go to every organization named.
+
+    `secrets` are those that new installations shall have, by organization; others get one that is made.
+    """
 
     content: bytes
     bundle: Bundle
@@ -43,6 +46,7 @@ class Wish:
     source: str = "bundle"
     grants: tuple[Capability, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    secrets: Mapping[uuid.UUID, bytes] = field(default_factory=dict)
 
 
 async def claim(connection: AsyncConnection, wish: Wish) -> int:
@@ -110,7 +114,7 @@ async def register(
     now = datetime.datetime.now(datetime.UTC)
     made: dict[uuid.UUID, str] = {}
     for organization in joining:
-        secret = secrets.token_bytes(SECRET_BYTES)
+        secret = wish.secrets.get(organization) or secrets.token_bytes(SECRET_BYTES)
         made[organization] = secret.hex()
         await connection.execute(
             insert(Installation).values(

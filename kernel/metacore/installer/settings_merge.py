@@ -8,6 +8,7 @@ from typing import Any
 
 from metacore.errors import NotWired, Problem, Refused
 from metacore.manifest.model import Manifest, Setting
+from metacore.manifest.setting_values import problem_of
 from metacore.secrets import Sealer
 
 SEALED = "$sealed"
@@ -15,19 +16,22 @@ SEALED = "$sealed"
 
 
 def check_settings(manifest: Manifest, given: Mapping[str, Any]) -> None:
-    """Whether every given setting is one of the addon.
+    """Whether every given setting is one of the addon, and its value one that it can have.
 
     Raises:
         Refused: one is not; `problems` names each.
     """
-    declared = {setting.key for setting in manifest.settings}
+    declared = {setting.key: setting for setting in manifest.settings}
     problems = [
         Problem(name, "unknown_setting", f"{name!r} is not a setting of addon {manifest.key!r}")
-        for name in given
         if name not in declared
+        else problem_of(declared[name], name, value)
+        for name, value in given.items()
     ]
-    if problems:
-        raise Refused(problems[0].message, code="settings", problems=problems)
+    wrong = [problem for problem in problems if problem is not None]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise Refused(f"setting {wrong[0].message}{more}", code="settings", problems=wrong)
 
 
 def merged(

@@ -18,6 +18,7 @@ from metacore_operator.resources.status import AddonStatus
 log = get_logger(__name__)
 
 SUFFIX = ".status.json"
+SECRETS = ".secrets.json"
 PROBLEMS = "problems.json"
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://metacore.dev/addons")
 
@@ -75,27 +76,32 @@ class Store:
     def save(self, record: Record) -> None:
         document = record.addon.model_dump(mode="json", exclude_none=True)
         document["folder"] = {"file": record.file, "deleting": record.deleting}
-        self._write(self._path(record.addon), document)
+        write_document(file_of(self._folder, record.addon, SUFFIX), document)
 
     def save_problems(self, broken: Sequence[Broken]) -> None:
         """Tell in `problems.json` what in the folder cannot be understood, also where no Addon could carry it."""
         document = [{"place": item.place, "addon": item.name, "message": item.message} for item in broken]
-        self._write(self._folder / PROBLEMS, document)
-
-    def _write(self, path: Path, document: object) -> None:
-        """A reader, or a crash, sees the old or the new file and nothing in between."""
-        temporary = path.with_name(f".{path.name}.new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=2)
-            file.write("\n")
-        temporary.replace(path)
+        write_document(self._folder / PROBLEMS, document)
 
     def forget(self, addon: Addon) -> None:
-        self._path(addon).unlink(missing_ok=True)
+        for suffix in (SUFFIX, SECRETS):
+            file_of(self._folder, addon, suffix).unlink(missing_ok=True)
 
-    def _path(self, addon: Addon) -> Path:
-        # Neither namespaces nor names hold a dot, so the two kinds of file names cannot meet.
-        metadata = addon.metadata
-        prefix = "" if metadata.namespace == "default" else f"{metadata.namespace}."
-        return self._folder / f"{prefix}{metadata.name}{SUFFIX}"
+
+def file_of(folder: Path, addon: Addon, suffix: str) -> Path:
+    # Neither namespaces nor names hold a dot, so the two kinds of file names cannot meet.
+    metadata = addon.metadata
+    prefix = "" if metadata.namespace == "default" else f"{metadata.namespace}."
+    return folder / f"{prefix}{metadata.name}{suffix}"
+
+
+def write_document(path: Path, document: object) -> None:
+    """Write JSON with mode 0600. A reader, or a crash, sees the old or the new file and nothing in between."""
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from metacore.bundle.read import Bundle
 from metacore.bundle.signature import Signature, TrustedKeys, Verified
 from metacore.installer.execute import InstallReport
+from metacore.installer.lifecycle import StoredSecret
 from metacore.installer.plan import Plan
 from metacore.manifest.model import Capability
 from metacore_operator.conditions import Observed
@@ -42,7 +43,12 @@ class Installer(Protocol):
         progress: Callable[[str], None] = ...,
         allow_downgrade: bool = False,
         force: bool = False,
+        secrets: Mapping[uuid.UUID, bytes] | None = None,
     ) -> InstallReport: ...
+
+    async def stored_secrets(self, key: str) -> Mapping[uuid.UUID, StoredSecret]: ...
+
+    async def rotate_secret(self, key: str, organization: uuid.UUID, secret: bytes | None = None) -> str: ...
 
     async def enable(self, key: str, organization: uuid.UUID) -> int: ...
 
@@ -55,14 +61,43 @@ class Installer(Protocol):
     async def fence(self, key: str, reason: str) -> int: ...
 
 
+class References(Protocol):
+    """What an Addon may refer to in its namespace. Both raise Unavailable for what is not there and Refused."""
+
+    async def config_map(self, addon: Addon, name: str) -> Mapping[str, bytes]: ...
+
+    async def secret(self, addon: Addon, name: str) -> Mapping[str, bytes]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSecrets:
+    """The secrets of an Addon's installations by organization; `rotation` is the request that made them, if one did."""
+
+    values: Mapping[uuid.UUID, bytes] = field(default_factory=dict, repr=False)
+    rotation: str = ""
+
+
+class SecretStore(Protocol):
+    """Where people find the secrets of installations. Both raise Unavailable, and Refused for what is another's."""
+
+    async def read(self, addon: Addon) -> KeptSecrets: ...
+
+    async def write(self, addon: Addon, kept: KeptSecrets) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Everything outside that a reconcile touches. `trusted` gives the keys that count now."""
+    """Everything outside that a reconcile touches. `trusted` gives the keys that count now.
+
+    `references` and `secrets` are None where there is nothing of that kind.
+    """
 
     sources: Sources
     trusted: Callable[[], TrustedKeys]
     installer: Installer
     state: State
+    references: References | None = None
+    secrets: SecretStore | None = None
     demands: Demands = field(default_factory=Demands)
     progress: Callable[[str], None] = lambda _text: None
 
@@ -85,6 +120,8 @@ class Context:
     bundle: Bundle | None = None
     allow_downgrade: bool = False
     grants: tuple[Capability, ...] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     mended: tuple[str, ...] = ()
+    rotated: bool = False
     installed_now: bool = False
     observed: Observed = field(default_factory=Observed)

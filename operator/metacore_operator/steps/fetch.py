@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from metacore.errors import Refused, Unavailable
 from metacore_operator.outcomes import Done, Outcome, Reason, Stalled, Waiting
 from metacore_operator.sources.source import Fetched
@@ -14,20 +16,37 @@ async def run(context: Context) -> Outcome:
     source = context.ports.sources.get(kind)
     if source is None:
         return Stalled(Reason.SOURCE_UNSUPPORTED, f"sources of kind {kind.value!r} are not supported here")
-    if spec.signature is not None and spec.signature.secret_ref is not None:
+    if spec.signature is not None and spec.signature.secret_ref is not None and context.ports.references is None:
         return Stalled(Reason.SOURCE_UNSUPPORTED, "spec.signature.secretRef is not supported here")
-    if spec.settings_from:
-        return Stalled(Reason.SETTINGS_UNSUPPORTED, "spec.settingsFrom is not supported here")
     if stored := await _pinned(context):
         context.fetched = stored
         return Done()
     try:
-        context.fetched = await source.fetch(context.addon)
+        fetched = await source.fetch(context.addon)
+        signature = await _signature(context)
+        context.fetched = fetched if signature is None else replace(fetched, signature=signature)
     except Unavailable as error:
         return Waiting(Reason.SOURCE_UNAVAILABLE, error.message)
     except Refused as error:
         return Stalled(Reason.SOURCE_REFUSED, error.message)
     return Done()
+
+
+async def _signature(context: Context) -> bytes | None:
+    """The signature that a Secret holds, when the spec says so; it counts instead of the one beside the bundle."""
+    signature, references = context.addon.spec.signature, context.ports.references
+    if signature is None or signature.secret_ref is None or references is None:
+        return None
+    reference = signature.secret_ref
+    entries = await references.secret(context.addon, reference.name)
+    if reference.key and reference.key not in entries:
+        raise Unavailable(f"Secret {reference.name!r} has no entry {reference.key!r}")
+    if not reference.key and len(entries) != 1:
+        raise Refused(
+            f"Secret {reference.name!r} has {len(entries)} entries: name one in spec.signature.secretRef.key",
+            code="source_refused",
+        )
+    return entries[reference.key] if reference.key else next(iter(entries.values()))
 
 
 async def _pinned(context: Context) -> Fetched | None:

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metacore.errors import Conflict, InstallFailed, KeyOwned, ModelConflict, Refused, SignatureRefused, Unavailable
+from metacore.errors import (
+    Conflict,
+    InstallFailed,
+    KeyOwned,
+    ModelConflict,
+    NotWired,
+    Refused,
+    SignatureRefused,
+    Unavailable,
+)
 from metacore.installer.execute import CONFIGURED, JOINED, RECORDED, superseded
 from metacore_operator.outcomes import ConditionType, Done, Outcome, Reason, Stalled, Waiting
+from metacore_operator.steps import secrets
 from metacore_operator.steps.context import Context
 
 
@@ -19,6 +29,8 @@ async def run(context: Context) -> Outcome:
         return Stalled(Reason.MODEL_CONFLICT, error.message)
     except SignatureRefused as error:
         return Stalled(Reason.SIGNATURE_REFUSED, error.message)
+    except NotWired as error:
+        return Stalled(Reason.SETTINGS_REFUSED, error.message)
     except InstallFailed as error:
         return Waiting(Reason.INSTALL_FAILED, f"step {error.step}: {error.message}")
     except Refused as error:
@@ -36,6 +48,10 @@ async def run(context: Context) -> Outcome:
 async def _install(context: Context) -> Outcome:
     assert context.fetched is not None and context.bundle is not None
     addon, installer, chosen = context.addon, context.ports.installer, context.chosen
+    try:
+        given = await secrets.prepare(context)
+    except (Unavailable, Refused) as error:
+        return Waiting(Reason.REFERENCE_UNAVAILABLE, error.message)
     report = await installer.install(
         context.fetched.content,
         context.signature,
@@ -44,12 +60,14 @@ async def _install(context: Context) -> Outcome:
         owner_uid=addon.metadata.uid,
         mode=addon.spec.mode,
         grants=context.grants,
-        settings=addon.spec.settings,
+        settings=context.settings,
         progress=context.ports.progress,
         allow_downgrade=context.allow_downgrade,
         force=addon.forced,
+        secrets=given,
     )
     context.mended = mended(context, report.did)
+    await secrets.settle(context, given)
     await _leave(context)
     await _switch(context)
     context.installed_now = True

@@ -8,7 +8,7 @@ from metacore.errors import Conflict, ModelConflict, Refused
 from metacore.installer.plan import Plan, Risk
 from metacore.installer.steps import RiskKind, StepKind
 from metacore_operator.outcomes import Done, Outcome, Reason, Stalled, Waiting
-from metacore_operator.steps import requires
+from metacore_operator.steps import requires, settings
 from metacore_operator.steps.context import Context
 
 DOWNGRADE = "downgrade"
@@ -17,7 +17,12 @@ SHOWN_RISKS = 3
 
 async def run(context: Context) -> Outcome:
     assert context.bundle is not None
-    if refusal := _claimed(context) or _ambiguous(context) or await requires.unmet(context):
+    if (
+        refusal := _claimed(context)
+        or _ambiguous(context)
+        or await requires.unmet(context)
+        or await settings.gather(context)
+    ):
         return refusal
     version, waivers = context.bundle.manifest.version, context.addon.spec.preflight.waivers
     # Whoever names the one bundle that may be installed means it, also when it is an older one.

@@ -67,7 +67,11 @@ async def reconcile(addon: Addon, ports: Ports, *, now: Callable[[], datetime.da
         # The source gives nothing that could be verified, and what is installed was fenced: that comes first.
         told = verify.fenced(context.installed)
         results = [StepResult("verify", (ConditionType.VERIFIED,), told), *(r for r in results if r.step != "verify")]
-    handled = {REQUESTED_AT} | ({FORCE} if context.installed_now else set())
+    handled = (
+        {REQUESTED_AT}
+        | ({FORCE} if context.installed_now else set())
+        | ({ROTATE_SECRETS} if context.rotated else set())
+    )
     summary = conditions.summarise(
         addon.status,
         generation,

@@ -1,0 +1,54 @@
+"""Whether a value may be that of a setting: the same answer for the API, an Addon and a host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from metacore.errors import Problem
+from metacore.manifest.model import Setting
+
+MAX_VALUE_BYTES = 65_536
+NUMBER_TYPES = frozenset({"number", "integer", "int", "decimal", "float"})
+BOOL_TYPES = frozenset({"bool", "boolean", "checkbox", "switch"})
+JSON_TYPES = frozenset({"json", "object", "array"})
+
+
+def is_text(setting: Setting) -> bool:
+    """Whether its values are strings."""
+    return setting.type.lower() not in NUMBER_TYPES | BOOL_TYPES | JSON_TYPES
+
+
+def problem_of(setting: Setting | None, name: str, value: Any) -> Problem | None:
+    """What is wrong with one value, or None. The value itself is never told: it may be a secret."""
+    if setting is None:
+        return Problem(name[:64], "unknown_setting", f"{name[:64]!r} is not a setting of this addon")
+    if value is None:
+        return None
+    kind = setting.type.lower()
+    if kind in NUMBER_TYPES:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        expected = "a number"
+    elif kind in BOOL_TYPES:
+        fits, expected = isinstance(value, bool), "true or false"
+    elif kind in JSON_TYPES:
+        fits, expected = isinstance(value, dict | list), "a JSON object or array"
+    else:
+        fits, expected = isinstance(value, str), "a string"
+    if setting.options and value not in [option.value for option in setting.options]:
+        return Problem(
+            name, "option", f"{name[:64]!r} must be one of {', '.join(str(o.value) for o in setting.options)}"
+        )
+    if not fits and not setting.options:
+        return Problem(name, "type", f"{name!r} must be {expected}")
+    try:
+        encoded = orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return Problem(name, "too_deep", f"{name!r} is nested too deeply")
+    if len(encoded) > MAX_VALUE_BYTES:
+        return Problem(name, "too_large", f"{name!r} is larger than {MAX_VALUE_BYTES} bytes")
+    # Escaped backslashes go first, so that what is left of this form is the character and not text about it.
+    if b"\\u0000" in encoded.replace(b"\\\\", b""):
+        return Problem(name, "nul", f"{name!r} must not hold the character U+0000")
+    return None
