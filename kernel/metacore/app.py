@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from metacore.addons.code import CodeNeeds, build_runner
+from metacore.addons.egress import AddonEgress
 from metacore.addons.frontends import FrontendStore
 from metacore.addons.handlers.compiled import CompiledFunctions
 from metacore.addons.heartbeat import Heartbeat
@@ -260,6 +261,7 @@ class App:
             database=self.database,
             registry=self.registry,
             gate=self.enforcer,
+            egress=AddonEgress(self.outbound, self.enforcer),
             bus=self.bus,
             settings=self._settings,
             functions=self.functions,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from metacore.addons.egress import AddonEgress
 from metacore.addons.handlers.compiled import CompiledFunctions, CompiledRuns
 from metacore.addons.handlers.run import HandlerRuns, Noop
 from metacore.addons.handlers.wasm import WasmRuns
 from metacore.addons.host_calls.events import GuestEvents
 from metacore.addons.host_calls.services import GuestHost, Parts, SettingsReader
+from metacore.addons.host_calls.web import GuestWeb
 from metacore.addons.invocation import HandlerKind
 from metacore.addons.runner import AddonRunner
 from metacore.addons.sandbox import Sandbox
@@ -27,6 +29,7 @@ class CodeNeeds:
     database: Database
     registry: Registry
     gate: Gate
+    egress: AddonEgress
     bus: Bus
     settings: SettingsReader
     functions: CompiledFunctions
@@ -37,7 +40,8 @@ class CodeNeeds:
 def build_runner(needs: CodeNeeds, sandbox: Sandbox) -> AddonRunner:
     """The runner of one kernel."""
     events = GuestEvents(needs.database, needs.bus, needs.gate, needs.on_commit)
-    host = GuestHost(Parts(events=events), needs.settings)
+    web = GuestWeb(needs.egress)
+    host = GuestHost(Parts(events=events, web=web), needs.settings)
     kinds: dict[HandlerKind, HandlerRuns] = {
         "noop": Noop(),
         "wasm": WasmRuns(sandbox, host),
