@@ -15,6 +15,7 @@ from metacore.orm.addons import (
     Registry,
 )
 from metacore.orm.base import Base
+from metacore.orm.capabilities import ModeRow, ViolationRow
 from metacore.orm.events import Event, EventCounter
 
 metadata = Base.metadata
@@ -34,11 +35,13 @@ __all__ = [
     "Heartbeat",
     "Installation",
     "JournalEntry",
+    "ModeRow",
     "Organization",
     "RefreshToken",
     "Registry",
     "RoleGrant",
     "User",
     "UserGrant",
+    "ViolationRow",
     "metadata",
 ]
