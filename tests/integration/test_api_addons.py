@@ -556,6 +556,6 @@ async def test_another_addons_files_are_not_reached_through_this_one(installed: 
 
 
 async def test_routes_that_do_not_exist_are_refused_in_the_envelope(plane: Plane) -> None:
-    for path in ("tools", "violations", "nothing/at/all"):
+    for path in ("toolbox", "nothing/at/all"):
         reply = await plane.client.get(f"{BASE}/{path}", headers=plane.ada)
         assert (reply.status_code, reply.json()["success"]) == (404, False)

@@ -136,14 +136,14 @@ async def test_a_followed_file_wins_and_what_is_being_written_changes_nothing(
     file.write_text("1\n")
     async with kernels(database_urls.kernel, {"enforce_file": str(file)}, {}) as (one, other):
         ada = await register(one.client, "ada@example.com")
-        assert (one.app.enforcer.mode, other.app.enforcer.mode) == (Mode.ENFORCE, Mode.SHADOW)
+        assert [kernel.app.enforcer.mode for kernel in (one, other)] == [Mode.ENFORCE, Mode.SHADOW]
         refused = await one.client.put(MODE, json={"mode": "shadow"}, headers=ada)
         assert (refused.status_code, refused.json()["code"]) == (409, "mode_fixed")
         assert str(file) in refused.json()["message"]
         for unfinished in ("", "tru"):
             file.write_text(unfinished)
             await one.app.enforcement.modes.follow()
-            assert one.app.enforcer.mode is Mode.ENFORCE
+            assert one.app.enforcement.modes.mode is Mode.ENFORCE
         file.unlink()
         await one.app.enforcement.modes.follow()
         assert one.app.enforcer.mode is Mode.ENFORCE

@@ -194,8 +194,9 @@ async def test_the_task_writes_by_itself(kernel_db: Database) -> None:
     recorder.record(violation())
     async with asyncio.timeout(30):
         while True:
-            if await listed(kernel_db, ACME):
-                break
+            async with kernel_db.transaction(ACME) as connection:
+                if await connection.scalar(sa.select(ViolationRow.count)) == 1:
+                    break
             await asyncio.sleep(0.01)
     await writer.stop()
 
