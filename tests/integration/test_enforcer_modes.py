@@ -161,7 +161,7 @@ async def test_a_file_that_never_was_leaves_the_others_their_say(database_urls: 
     missing = str(tmp_path / "missing")
     async with kernels(database_urls.kernel, {"enforce_file": missing, "enforce": True}) as (one,):
         assert one.app.enforcement.modes.wishes.source is ModeSource.SETTINGS
-        assert one.app.enforcer.mode is Mode.ENFORCE
+        assert one.app.enforcement.modes.mode is Mode.ENFORCE
         ada = await register(one.client, "ada@example.com")
         assert (await one.client.put(MODE, json={"mode": "shadow"}, headers=ada)).status_code == 200
         assert one.app.enforcer.mode is Mode.SHADOW
