@@ -30,6 +30,12 @@ WORKSHOP: dict[str, Any] = {
                 {"name": "total", "type": "decimal"},
                 {"name": "pin", "type": "string", "widget": "password"},
                 {"name": "closed_by", "type": "string", "size": 60, "readonly": True},
+                {"name": "number", "type": "string", "size": 20, "not_null": True, "sequence": "number"},
+                {"name": "place", "type": "int", "sequence": "place"},
+            ],
+            "sequences": [
+                {"key": "number", "format": "A-{seq:06}"},
+                {"key": "place", "scope": "status"},
             ],
             "formulas": [{"target": "total", "expr": "count * price"}],
         },

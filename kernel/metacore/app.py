@@ -14,7 +14,6 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from metacore.addons.code import CodeNeeds, build_runner
-from metacore.addons.egress import AddonEgress
 from metacore.addons.frontends import FrontendStore
 from metacore.addons.handlers.compiled import CompiledFunctions
 from metacore.addons.heartbeat import Heartbeat
@@ -24,7 +23,6 @@ from metacore.addons.sandbox import Sandbox
 from metacore.addons.settings import InstallationSettings
 from metacore.api.addons import AddonServices
 from metacore.api.deps import authenticated, optional_principal
-from metacore.api.enforcement import EnforcementServices
 from metacore.api.errors import refuse_in_the_envelope
 from metacore.api.lane import Lane
 from metacore.api.middleware import RequestMiddleware
@@ -33,10 +31,11 @@ from metacore.api.records import RecordsEndpoint
 from metacore.api.route import KernelRoute
 from metacore.api.routes import KernelServices, kernel_routes
 from metacore.app_config import AppConfig as AppConfig
-from metacore.app_config import auth_config
+from metacore.auth.config import AuthConfig
 from metacore.auth.service import AuthService
 from metacore.capabilities.access import Mode
-from metacore.capabilities.enforcement import Enforcement
+from metacore.capabilities.enforcer import Enforcer
+from metacore.capabilities.recorder import ViolationRecorder
 from metacore.db.database import Database
 from metacore.db.listen import Listener
 from metacore.db.migrate import create_all, current_revision, head_revision, suffices
@@ -52,7 +51,6 @@ from metacore.dynamic.service import DynamicService
 from metacore.egress.broker import Broker
 from metacore.errors import Misconfigured, Unavailable
 from metacore.events.bus import Bus
-from metacore.events.capability_gate import CapabilityGate
 from metacore.events.relay import Relay
 from metacore.manifest.names import MODEL_KEY, MODEL_KEY_FORM
 from metacore.metadata.service import MetadataService
@@ -82,28 +80,22 @@ class App:
         self._listener = Listener(self.database.direct_url) if self.database.dialect == "postgresql" else None
         self.metrics = Metrics(process=config.enable_metrics)
         self.registry = Registry()
-        self.enforcement = Enforcement(
-            self.database,
-            self.registry,
-            enforce=config.enforce,
-            fixed=config.mode_fixed,
-            file=config.enforce_file,
-            metrics=self.metrics,
-        )
-        self.enforcer, self.violations = self.enforcement.enforcer, self.enforcement.recorder
+        self.violations = ViolationRecorder(self.metrics)
+        self.enforcer = Enforcer(self.registry, self.violations, mode=Mode.ENFORCE if config.enforce else Mode.SHADOW)
         self.hooks = HookRegistry()
-        self.bus = Bus(CapabilityGate(self.enforcer, self.registry), self.metrics)
+        self.bus = Bus(metrics=self.metrics)
         self.hub = Hub(self.metrics)
         self.outbound = Broker(config.egress, metrics=self.metrics)
-        self.auth = AuthService(self.database, auth_config(config), self._listener)
+        self.auth = AuthService(self.database, _auth_config(config), self._listener)
         self.auth.on_invalidate(self.hub.invalidate)
         self.principal = authenticated(self.auth)
         self.permission = self._permission_service()
         self.relay = Relay(self.database, self.bus, self._listener, metrics=self.metrics)
         self._validators = OrganizationValidators(self.database)
         self.dynamic = self._dynamic_service(self.permission)
-        # An import asks once for `<model>.import`; its rows are then created without asking for `.create`.
-        self._importing = self._dynamic_service(None)
+        # An import asks once for `<model>.import`, an action for its own capability; what they do to rows is not asked
+        # for again, and of code of addons the enforcer is asked.
+        self._ungated = self._dynamic_service(None)
         self._catalogs = CatalogTranslator(config.catalogs)
         self.translator: Translator = config.translator or self._catalogs
         self.metadata = MetadataService(
@@ -126,12 +118,11 @@ class App:
         self.heartbeat = Heartbeat(
             self.database,
             self.loader,
+            mode="enforce" if config.enforce else "shadow",
             interval=config.heartbeat_interval,
             pod=config.pod_name,
             metrics=self.metrics,
         )
-        self.enforcement.on_mode(self._mode_read)
-        self.heartbeat.before(self.enforcement.modes.follow)
         self._core_groups = groups_for(config.core_groups)
         self._factories: dict[str, Factory] = {}
         self._mounted = False
@@ -208,8 +199,6 @@ class App:
             await self._prepare_tables()
             for key, factory in self._factories.items():
                 self.registry.set_host_model(await load_host_model(self.database, key, factory))
-            await self.enforcement.start()
-            stack.push_async_callback(self.enforcement.stop)
             if self._listener is not None:
                 await self._listener.start()
                 stack.push_async_callback(self._listener.stop)
@@ -272,10 +261,10 @@ class App:
             database=self.database,
             registry=self.registry,
             gate=self.enforcer,
-            egress=AddonEgress(self.outbound, self.enforcer),
             bus=self.bus,
             settings=self._settings,
             functions=self.functions,
+            dynamic=self._ungated,
             on_commit=self.relay.wake,
             metrics=self.metrics,
         )
@@ -295,18 +284,6 @@ class App:
         records = RecordsEndpoint(self.dynamic, config.max_body_bytes)
         optional = optional_principal(self.auth)
         options = OptionsService(self.database, self.registry, permissions=self.permission, translator=self.translator)
-        addons = AddonServices(
-            database=self.database,
-            registry=self.registry,
-            settings=self._settings,
-            frontends=frontends,
-            records=records,
-            permissions=self.permission,
-            max_upload_bytes=config.max_upload_bytes,
-            sealer=self._sealer,
-            wait_seconds=config.request_wait,
-            load=self.loader.load,
-        )
         return KernelServices(
             auth=self.auth,
             permissions=self.permission,
@@ -319,16 +296,25 @@ class App:
             facets=FacetsService(self.database, self.registry, permissions=self.permission, options=options),
             exports=ExportService(self.database, self.registry, permissions=self.permission),
             imports=ImportService(
-                self._importing,
+                self._ungated,
                 self.registry,
                 permissions=self.permission,
                 validators=self._validators,
                 custom_validators=self.dynamic.custom_validators,
                 limits=ImportLimits(max_bytes=config.max_upload_bytes),
             ),
-            addons=addons,
-            enforcement=EnforcementServices(
-                self.enforcement, addons, frozenset(config.mode_organizations), config.max_per_page
+            addons=AddonServices(
+                database=self.database,
+                registry=self.registry,
+                settings=self._settings,
+                frontends=frontends,
+                records=records,
+                permissions=self.permission,
+                enforcing=config.enforce,
+                max_upload_bytes=config.max_upload_bytes,
+                sealer=self._sealer,
+                wait_seconds=config.request_wait,
+                load=self.loader.load,
             ),
             core_groups=self._core_groups,
             hub=self.hub,
@@ -346,9 +332,6 @@ class App:
     def _registry_changed(self, snapshot: Snapshot) -> None:
         self._catalogs.replace_addons({key: addon.manifest.i18n for key, addon in snapshot.addons.items()})
         self.metadata.invalidate(snapshot.revision)
-
-    def _mode_read(self, mode: Mode) -> None:
-        self.heartbeat.mode = mode.value
 
     def _epochs_read(self, epochs: Mapping[str, int]) -> None:
         self.auth.refresh_epoch(epochs.get("auth", 0))
@@ -371,3 +354,14 @@ class App:
     async def _check_heartbeat(self) -> None:
         if not self.heartbeat.healthy:
             raise Unavailable("heartbeats cannot be written")
+
+
+def _auth_config(config: AppConfig) -> AuthConfig:
+    secrets = [config.jwt_secret] if isinstance(config.jwt_secret, str) else config.jwt_secret
+    return AuthConfig(
+        jwt_secrets=tuple(secrets),
+        issuer=config.jwt_issuer,
+        access_token_ttl=config.access_token_ttl,
+        refresh_token_ttl=config.refresh_token_ttl,
+        registration=config.registration,
+    )

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
 import asyncpg
@@ -25,10 +25,28 @@ IDLE_SECONDS = 0.01
 LEFT_TO_OTHERS = 2
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
-Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+Pooled: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
 STILL_GOOD = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, asyncpg.RaiseError)
 """Errors of a statement, not of its connection."""
+
+
+class Connections(Protocol):
+    async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[asyncpg.Record]:
+        """The rows of one statement. Raises what asyncpg raises."""
+        ...
+
+
+class OneConnection:
+    """Statements on one connection, in the transaction that it is in; who holds the connection ends that."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[asyncpg.Record]:
+        rows: Sequence[asyncpg.Record] = await self._connection.fetch(sql, *arguments)
+        return rows
 
 
 _kept: WeakKeyDictionary[Database, HotConnections] = WeakKeyDictionary()
@@ -54,9 +72,9 @@ class HotConnections:
         self._idle_seconds = idle_seconds
         self._pool: Pool | None = None
         self._held = 0
-        self._idle: list[Connection] = []
+        self._idle: list[Pooled] = []
         self._unneeded = 0
-        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        self._waiting: deque[asyncio.Future[Pooled | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._returning: set[asyncio.Task[None]] = set()
 
@@ -82,7 +100,7 @@ class HotConnections:
         self._give(connection)
         return rows
 
-    async def _take(self, pool: Pool, most: int) -> Connection:
+    async def _take(self, pool: Pool, most: int) -> Pooled:
         while True:
             while self._idle:
                 connection = self._idle.pop()
@@ -96,7 +114,7 @@ class HotConnections:
             if given is not None:
                 return given
 
-    async def _borrow(self, pool: Pool) -> Connection:
+    async def _borrow(self, pool: Pool) -> Pooled:
         self._held += 1
         try:
             connection = await pool.acquire()
@@ -106,9 +124,9 @@ class HotConnections:
             raise
         return connection
 
-    async def _wait(self) -> Connection | None:
+    async def _wait(self) -> Pooled | None:
         """The connection that somebody is done with, or None when there is room to borrow one."""
-        turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[Pooled | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
             return await turn
@@ -121,7 +139,7 @@ class HotConnections:
                     self._call_next()
             raise
 
-    def _give(self, connection: Connection) -> None:
+    def _give(self, connection: Pooled) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
@@ -154,7 +172,7 @@ class HotConnections:
             self._part_with(connection)
         self._pool, self._idle, self._held, self._unneeded = pool, [], 0, 0
 
-    def _part_with(self, connection: Connection) -> None:
+    def _part_with(self, connection: Pooled) -> None:
         """Hand the connection back to the pool, which mends or replaces it where needed."""
         # Not the database's pool: that is gone first when it closes, and then waits for its connections.
         if self._pool is not None:
@@ -162,7 +180,7 @@ class HotConnections:
             self._returning.add(task)
             task.add_done_callback(self._returning.discard)
 
-    async def _return(self, pool: Pool, connection: Connection) -> None:
+    async def _return(self, pool: Pool, connection: Pooled) -> None:
         # What is wrong with a broken connection was told to whoever used it.
         with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             await pool.release(connection)

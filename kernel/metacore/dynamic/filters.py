@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from metacore.dynamic.shape import TIME_KINDS, ColumnShape, Kind
-from metacore.dynamic.values import BadValue, is_date_only, read_text
+from metacore.dynamic.values import BadValue, is_date_only, read_text, read_value
 from metacore.errors import InvalidInput, Problem
 
 MAX_TERM = 200
@@ -21,7 +21,8 @@ NOT_AS_TEXT = TIME_KINDS | {Kind.BOOL, Kind.DATE}
 
 
 class Operator(StrEnum):
-    """What a condition compares with. `LT` cannot be asked for: it ends a range that was given as a day."""
+    """What a condition compares with. `LT` and `NULL` cannot be asked for: the first ends a range that was given as a
+    day, the second is for code that looks for rows without a value."""
 
     EQ = "eq"
     ILIKE = "ilike"
@@ -29,6 +30,7 @@ class Operator(StrEnum):
     GTE = "gte"
     LTE = "lte"
     LT = "lt"
+    NULL = "null"
 
 
 WORDS = frozenset({"eq", "ilike", "in", "gte", "lte", "range"})
@@ -36,7 +38,7 @@ WORDS = frozenset({"eq", "ilike", "in", "gte", "lte", "range"})
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """`value` is of the column's type, a tuple of such for `IN`, and the bare term for `ILIKE`."""
+    """`value` is of the column's type, a tuple of such for `IN`, the bare term for `ILIKE`, nothing for `NULL`."""
 
     column: str
     operator: Operator
@@ -66,6 +68,19 @@ def parse_filter(column: ColumnShape, text: str) -> list[Condition]:
             code="invalid_filter",
             problems=[Problem(field, error.code, error.message)],
         ) from error
+
+
+def equal_to(column: ColumnShape, value: Any) -> Condition:
+    """The condition that `column` has the JSON value `value`; null means that it has none.
+
+    Raises:
+        BadValue: it cannot be a value of the column, or values of such columns cannot be compared.
+    """
+    if value is None:
+        return Condition(column.name, Operator.NULL, None)
+    if column.kind is Kind.JSON:
+        raise BadValue("operator", "JSON cannot be compared")
+    return Condition(column.name, Operator.EQ, read_value(column, value))
 
 
 def _conditions(column: ColumnShape, word: str, rest: str) -> list[Condition]:

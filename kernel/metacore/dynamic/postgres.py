@@ -15,10 +15,10 @@ from metacore.dynamic import cursor as cursors
 from metacore.dynamic import postgres_statements as build
 from metacore.dynamic import statements as common
 from metacore.dynamic.coalesce import Coalescer
-from metacore.dynamic.connections import connections_of
+from metacore.dynamic.connections import Connection, Connections, OneConnection, connections_of
 from metacore.dynamic.postgres_statements import Statement
 from metacore.dynamic.query import Count, ListQuery
-from metacore.dynamic.rows import Current, counted_as, exact, list_envelope
+from metacore.dynamic.rows import Current, SequencePlace, counted_as, exact, list_envelope
 from metacore.dynamic.shape import ModelShape
 from metacore.dynamic.violations import LOST, explained, unreachable
 from metacore.errors import Unavailable
@@ -34,10 +34,13 @@ NewRow = tuple[uuid.UUID, bytes]
 class PostgresRows:
     """`Rows` over the pool of `db`. With `coalesce`, requests that wait for the same statement share one."""
 
-    def __init__(self, db: Database, *, coalesce: bool = True) -> None:
+    def __init__(self, db: Database, *, coalesce: bool = True, within: Connection | None = None) -> None:
+        """`within` is a connection in a transaction that everything becomes part of; rows that are read in order to be
+        changed are then held until its end."""
         self._db = db
-        self._connections = connections_of(db)
-        self._lanes = Coalescer() if coalesce else None
+        self._connections: Connections = OneConnection(within) if within is not None else connections_of(db)
+        self._lanes = Coalescer() if coalesce and within is None else None
+        self._holds = within is not None
 
     async def page(self, shape: ModelShape, principal: Principal, query: ListQuery) -> bytes:
         if self._lanes is None:
@@ -57,7 +60,8 @@ class PostgresRows:
 
     async def current(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID) -> Current | None:
         schema = shape.model.schema_of(principal.organization_id)
-        statement = _kept(shape, ("current", schema), lambda: build.current_statement(shape, schema))
+        held = self._holds
+        statement = _kept(shape, ("current", schema, held), lambda: build.current_statement(shape, schema, held=held))
         values = {"organization": principal.organization_id, "id": row_id}
         found = await self._read(shape, statement, values)
         return Current(found[0][0], exact(found[0][1])) if found else None
@@ -106,6 +110,20 @@ class PostgresRows:
             shape, ("delete", schema, guarded), lambda: build.delete_statement(shape, schema, guarded=guarded)
         )
         return await self._write(shape, statement, _change(shape, principal, Verb.DELETED, row_id, version))
+
+    async def number(self, organization_id: uuid.UUID, place: SequencePlace) -> int:
+        values = {
+            "organization": organization_id,
+            "addon_key": place.addon_key,
+            "model_key": place.model_key,
+            "key": place.key,
+            "scope": place.scope,
+        }
+        statement = build.number_statement()
+        try:
+            return int((await self._connections.fetch(statement.sql, statement.arguments(values)))[0][0])
+        except LOST as error:
+            raise unreachable() from error
 
     async def _list(self, shape: ModelShape, principal: Principal, query: ListQuery) -> bytes:
         schema = shape.model.schema_of(principal.organization_id)

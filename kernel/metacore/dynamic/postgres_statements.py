@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, cast
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 
 from metacore.dynamic import statements as common
@@ -25,6 +26,7 @@ from metacore.dynamic.shape import ColumnShape, Kind, ModelShape
 from metacore.dynamic.statements import Spelled
 from metacore.events.canonical import Verb
 from metacore.orm.events import Event
+from metacore.orm.sequences import SequenceCounter
 
 COUNT_CAP = 10_000
 """Rows that `count=capped` counts at most."""
@@ -35,6 +37,7 @@ ESTIMATE_FROM = 1_000
 POSTGRESQL: Final = "postgresql"
 _DIALECT: sa.Dialect = asyncpg_dialect()  # type: ignore[no-untyped-call]
 _EVENTS = cast(sa.Table, Event.__table__)
+_SEQUENCES = cast(sa.Table, SequenceCounter.__table__)
 _UUID = sa.Uuid(as_uuid=True)
 _NOTHING_SKIPPED: sa.ColumnElement[Any] = sa.literal_column("0")
 """`OFFSET 0` keeps PostgreSQL from merging a subquery into its surroundings."""
@@ -122,17 +125,20 @@ def get_statement(shape: ModelShape, schema: str) -> Statement:
     return compiled(sa.select(wanted.c.id, body.label("body")).select_from(scope.join(wanted, sa.true())))
 
 
-def current_statement(shape: ModelShape, schema: str) -> Statement:
-    """Gives `version` and `body` of the row `id`, if it is there. The version changes with every write to the row."""
+def current_statement(shape: ModelShape, schema: str, *, held: bool = False) -> Statement:
+    """Gives `version` and `body` of the row `id`, if it is there. The version changes with every write to the row.
+
+    When `held`, nobody else changes the row until the end of the transaction.
+    """
     scope = _scope()
     table = common.table_of(shape, schema, POSTGRESQL).alias("t")
     version = _unused(shape, "version")
-    row = (
+    found = (
         sa.select(_version("t").label(version), *_shown(shape, table.c))
         .where(table.c.id == _id(), *_mine(shape, table, scope), *common.visible(shape, table.c))
         .offset(_NOTHING_SKIPPED)
-        .lateral("found")
     )
+    row = (found.with_for_update() if held else found).lateral("found")
     columns = [row.c[column.name] for column in shape.readable]
     shown = sa.select(*columns).correlate(row).subquery(_unused(shape, "r"))
     body = sa.select(_row(shown)).correlate(row).scalar_subquery()
@@ -197,6 +203,22 @@ def delete_statement(shape: ModelShape, schema: str, *, guarded: bool) -> Statem
     made = sa.select(written.c.id, _before(shape, old).label("body")).cte("j")
     event = _event(shape, Verb.DELETED, made.c.id, _actor(), {"before": made.c.body})
     return _writing(made, event)
+
+
+@cache
+def number_statement() -> Statement:
+    """Raises the sequence (`addon_key`, `model_key`, `key`, `scope`) of the organization by one; gives its value."""
+    place = {name: sa.bindparam(name, type_=sa.Text()) for name in ("addon_key", "model_key", "key", "scope")}
+    one: sa.ColumnElement[Any] = sa.literal_column("1")
+    inserted = insert(_SEQUENCES).values({"organization_id": _organization(), **place, "value": one})
+    raised = inserted.on_conflict_do_update(
+        index_elements=[column.name for column in _SEQUENCES.primary_key],
+        set_={"value": _SEQUENCES.c.value + one},
+    )
+    written = raised.returning(_SEQUENCES.c.value).cte("x")
+    scope = _scope()
+    read = sa.select(written.c.value).where(scope.c.org.is_not(None)).offset(_NOTHING_SKIPPED).lateral("l")
+    return compiled(sa.select(read.c.value).select_from(scope.join(read, sa.true())))
 
 
 def names_author(shape: ModelShape) -> bool:

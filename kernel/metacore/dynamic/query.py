@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from metacore.dynamic import cursor as cursors
-from metacore.dynamic.filters import MAX_TERM, Condition, parse_filter
+from metacore.dynamic.filters import MAX_TERM, Condition, equal_to, parse_filter
 from metacore.dynamic.shape import ModelShape, shape_of
+from metacore.dynamic.values import BadValue
 from metacore.errors import InvalidInput
 from metacore.registry import LiveModel
 
@@ -100,6 +102,28 @@ def parse_shaped_query(shape: ModelShape, params: Sequence[tuple[str, str]], *, 
         if keyset and given["cursor"]
         else None,
     )
+
+
+def rows_equal(shape: ModelShape, equal: Mapping[str, Any], limit: int) -> ListQuery:
+    """The first `limit` rows, newest first, whose readable columns have these JSON values.
+
+    Raises:
+        InvalidInput: another column, or a value that the column cannot have; it is named.
+    """
+    if len(equal) > MAX_FILTERS:
+        raise InvalidInput(f"more than {MAX_FILTERS} conditions", code="invalid_filter")
+    filters: list[Condition] = []
+    for name, value in equal.items():
+        if name not in shape.readable_names:
+            raise InvalidInput(f"unknown column {name[:64]!r}", code="unknown_column")
+        try:
+            filters.append(equal_to(shape.columns[name], value))
+        except BadValue as error:
+            raise InvalidInput(f"{name}: {error.message}", code="invalid_filter") from error
+    sort, descending = _order(shape, {})
+    # In the order of their names, so that callers who ask for the same share one statement.
+    filters.sort(key=lambda condition: condition.column)
+    return ListQuery(filters=tuple(filters), sort=sort, descending=descending, per_page=limit, count=Count.NONE)
 
 
 def _order(shape: ModelShape, given: dict[str, str]) -> tuple[str, bool]:

@@ -22,6 +22,16 @@ class Current:
     row: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class SequencePlace:
+    """Which of an organization's sequences. `scope` is '' or the value that the sequence counts apart for."""
+
+    addon_key: str
+    model_key: str
+    key: str
+    scope: str = ""
+
+
 class Rows(Protocol):
     """Rows of live models. Bodies are JSON objects as bytes; every write puts its event into the same transaction.
 
@@ -57,6 +67,10 @@ class Rows(Protocol):
         self, shape: ModelShape, principal: Principal, row_id: uuid.UUID, version: str | None
     ) -> bytes | None:
         """The row as it was; None as for `update`."""
+        ...
+
+    async def number(self, organization_id: uuid.UUID, place: SequencePlace) -> int:
+        """The next number of a sequence, from 1. Numbers of changes that fail are lost."""
         ...
 
 

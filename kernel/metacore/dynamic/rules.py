@@ -120,7 +120,7 @@ def _column_rules(column: ColumnShape) -> ColumnRules:
     return ColumnRules(
         column,
         required=required or declared.required,
-        has_default=has_default or declared.default is not None,
+        has_default=has_default or declared.default is not None or bool(declared.sequence),
         default=_default(column, declared.default),
         limits=Limits(
             declared.validation.regex,

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from copy import copy
+from typing import Any, Protocol, TypeAlias
 
 import orjson
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.db.database import Database
 from metacore.dynamic.counting import OperationCounter
-from metacore.dynamic.hook_points import HookContext, HookPoint, HookRegistry, run_after, run_before
+from metacore.dynamic.hook_points import Hook, HookContext, HookPoint, HookRegistry, run_after, run_before
 from metacore.dynamic.postgres import PostgresRows
-from metacore.dynamic.query import parse_shaped_query
+from metacore.dynamic.query import parse_shaped_query, rows_equal
 from metacore.dynamic.rows import Current, Rows, exact, row_envelope
 from metacore.dynamic.rules import needs_current, rules_of
+from metacore.dynamic.sequences import next_number, numbered
 from metacore.dynamic.shape import ModelShape, shape_of
 from metacore.dynamic.sqlite import SqliteRows
-from metacore.dynamic.validation import Custom, CustomValidator, check_create, check_update
+from metacore.dynamic.transactions import HeldRow, hold_row, one_transaction
+from metacore.dynamic.validation import Custom, CustomValidator, check_create, check_update, increased
 from metacore.errors import Conflict, NotFound
 from metacore.identity import Principal
 from metacore.ids import new_uuid
@@ -32,6 +37,11 @@ from metacore.registry import Registry
 
 ATTEMPTS = 5
 """How often a change that depends on the row as it is starts over when others change the row in between."""
+
+
+Hooks: TypeAlias = list[Hook]
+Deferred: TypeAlias = list[tuple[Hooks, HookContext, dict[str, Any]]]
+"""Hooks that run once a transaction is committed, with what they are told."""
 
 
 class Gate(Protocol):
@@ -76,6 +86,9 @@ class DynamicService:
         self._validators: ValidatorSource = validators or OrganizationValidators(db)
         self._on_commit = on_commit
         self._counter = OperationCounter(metrics)
+        self._db = db
+        # Within a transaction: the hooks that run once it is committed.
+        self._committed: Deferred | None = None
         self._rows: Rows = PostgresRows(db, coalesce=coalesce) if db.dialect == "postgresql" else SqliteRows(db)
 
     async def list_json(self, principal: Principal, name: str, params: Sequence[tuple[str, str]]) -> bytes:
@@ -97,24 +110,95 @@ class DynamicService:
                 raise _no_row()
             return row_envelope(body)
 
-    async def create_json(self, principal: Principal, name: str, values: Mapping[str, Any]) -> bytes:
+    async def create_json(
+        self, principal: Principal, name: str, values: Mapping[str, Any], *, by_code: bool = False
+    ) -> bytes:
+        """Create a row. `by_code` tells that the values come from code of the model's addon, which may set what users
+        may only read."""
         shape = await self._open(principal, name, "create")
         with self._counter.of(shape.model.key, "create"):
-            return row_envelope(await self._create(shape, principal, values))
+            return row_envelope(await self._create(shape, principal, _accepted(shape, values, by_code)))
 
-    async def update_json(self, principal: Principal, name: str, row_id: uuid.UUID, values: Mapping[str, Any]) -> bytes:
-        """Change the columns in `values`, and only them."""
+    async def update_json(
+        self,
+        principal: Principal,
+        name: str,
+        row_id: uuid.UUID,
+        values: Mapping[str, Any],
+        *,
+        increments: Mapping[str, Any] | None = None,
+        by_code: bool = False,
+    ) -> bytes:
+        """Change the columns in `values`, and only them; add `increments` to what numbers are, without losing any that
+        others add meanwhile."""
         shape = await self._open(principal, name, "update")
         with self._counter.of(shape.model.key, "update"):
-            return row_envelope(await self._update(shape, principal, row_id, values))
+            accepted = _accepted(shape, values, by_code)
+            added = _accepted(shape, increments or {}, by_code)
+            return row_envelope(await self._update(shape, principal, row_id, accepted, added))
 
-    async def delete(self, principal: Principal, name: str, row_id: uuid.UUID) -> None:
-        """Delete the row, or mark it as deleted where the model says so."""
+    async def delete(self, principal: Principal, name: str, row_id: uuid.UUID) -> dict[str, Any]:
+        """Delete the row, or mark it as deleted where the model says so. Gives it as it was."""
         shape = await self._open(principal, name, "delete")
         with self._counter.of(shape.model.key, "delete"):
-            await self._delete(shape, principal, row_id)
+            row: dict[str, Any] = orjson.loads(await self._delete(shape, principal, row_id))
+            return row
 
-    async def _delete(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID) -> None:
+    async def find(
+        self, principal: Principal, name: str, equal: Mapping[str, Any], *, limit: int
+    ) -> list[dict[str, Any]]:
+        """Up to `limit` rows, the newest first, whose columns have exactly these JSON values (null: none).
+
+        Raises:
+            InvalidInput: an unknown or secret column, or a value that it cannot have.
+        """
+        shape = await self._open(principal, name, "read")
+        with self._counter.of(shape.model.key, "list"):
+            query = rows_equal(shape, equal, limit)
+            data: list[dict[str, Any]] = orjson.loads(await self._rows.page(shape, principal, query))["data"]
+            return data
+
+    async def next_number(self, principal: Principal, name: str, key: str, scope: Any = None) -> str:
+        """The next value of a declared sequence; see `sequences.next_number`."""
+        shape = shape_of(self._registry.model_for(name, principal.organization_id))
+        return await next_number(self._rows, shape, principal.organization_id, key, scope)
+
+    @asynccontextmanager
+    async def transaction(self, *, lock_seconds: float = 0) -> AsyncIterator[DynamicService]:
+        """A service whose changes are all committed when the block ends well, or none; hooks after a change run then.
+
+        Rows that it changes are held until the end. With `lock_seconds` it waits no longer than that for a row which
+        somebody else holds: `Unavailable` with the code `database_busy`. Only on PostgreSQL.
+
+        Raises:
+            Misconfigured: on SQLite.
+            Unavailable: the database cannot be reached, or whether the change was committed is not known.
+        """
+        committed: Deferred = []
+        async with one_transaction(self._db, lock_seconds=lock_seconds) as connection:
+            inner = copy(self)
+            inner._rows = PostgresRows(self._db, within=connection)
+            inner._on_commit = _nothing
+            inner._committed = committed
+            yield inner
+        self._on_commit()
+        for hooks, context, row in committed:
+            await run_after(hooks, context, row)
+
+    async def hold(self, connection: AsyncConnection, principal: Principal, name: str, row_id: uuid.UUID) -> HeldRow:
+        """The row, held until the end of the transaction that `connection` is in. Only on PostgreSQL.
+
+        Raises:
+            NotFound: no such row for the caller.
+            Conflict: somebody else holds it for too long.
+        """
+        shape = shape_of(self._registry.model_for(name, principal.organization_id))
+        held = await hold_row(self._db, connection, shape, principal, row_id)
+        if held is None:
+            raise _no_row()
+        return held
+
+    async def _delete(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID) -> bytes:
         hooks = self.hooks.at(HookPoint.BEFORE_DELETE, shape.model)
         for _ in range(ATTEMPTS):
             current = await self._current(shape, principal, row_id) if hooks else None
@@ -127,8 +211,8 @@ class DynamicService:
                 after = self.hooks.at(HookPoint.AFTER_DELETE, shape.model)
                 if after:
                     row = exact(body)
-                    await run_after(after, HookContext(principal, shape.model, row_id, row), row)
-                return
+                    await self._run_after(after, HookContext(principal, shape.model, row_id, row), row)
+                return body
             if current is None:
                 raise _no_row()
         raise _contended()
@@ -143,13 +227,22 @@ class DynamicService:
     async def get(self, principal: Principal, name: str, row_id: uuid.UUID) -> dict[str, Any]:
         return _data(await self.get_json(principal, name, row_id))
 
-    async def create(self, principal: Principal, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        return _data(await self.create_json(principal, name, values))
+    async def create(
+        self, principal: Principal, name: str, values: Mapping[str, Any], *, by_code: bool = False
+    ) -> dict[str, Any]:
+        return _data(await self.create_json(principal, name, values, by_code=by_code))
 
     async def update(
-        self, principal: Principal, name: str, row_id: uuid.UUID, values: Mapping[str, Any]
+        self,
+        principal: Principal,
+        name: str,
+        row_id: uuid.UUID,
+        values: Mapping[str, Any],
+        *,
+        increments: Mapping[str, Any] | None = None,
+        by_code: bool = False,
     ) -> dict[str, Any]:
-        return _data(await self.update_json(principal, name, row_id, values))
+        return _data(await self.update_json(principal, name, row_id, values, increments=increments, by_code=by_code))
 
     async def _open(self, principal: Principal, name: str, action: str) -> ModelShape:
         """The model, if the caller may do `action` on it. Almost always without a wait."""
@@ -160,31 +253,43 @@ class DynamicService:
                 await self._permissions.require(principal, capability)
         return shape
 
-    async def _create(self, shape: ModelShape, principal: Principal, values: Mapping[str, Any]) -> bytes:
+    async def _run_after(self, hooks: Hooks, context: HookContext, row: dict[str, Any]) -> None:
+        if self._committed is None:
+            await run_after(hooks, context, row)
+        else:
+            self._committed.append((hooks, context, row))
+
+    async def _create(self, shape: ModelShape, principal: Principal, given: dict[str, Any]) -> bytes:
         row_id = new_uuid()
-        given = _accepted(shape, values)
         hooks = self.hooks.at(HookPoint.BEFORE_CREATE, shape.model)
         if hooks:
             given = await run_before(hooks, HookContext(principal, shape.model, row_id), given)
         columns = check_create(shape, given, await self._custom(shape, principal, given))
+        columns |= await numbered(self._rows, shape, principal.organization_id, columns)
         body = await self._rows.insert(shape, principal, row_id, columns)
         self._on_commit()
         after = self.hooks.at(HookPoint.AFTER_CREATE, shape.model)
         if after:
-            await run_after(after, HookContext(principal, shape.model, row_id), exact(body))
+            await self._run_after(after, HookContext(principal, shape.model, row_id), exact(body))
         return body
 
     async def _update(
-        self, shape: ModelShape, principal: Principal, row_id: uuid.UUID, values: Mapping[str, Any]
+        self,
+        shape: ModelShape,
+        principal: Principal,
+        row_id: uuid.UUID,
+        accepted: Mapping[str, Any],
+        increments: Mapping[str, Any],
     ) -> bytes:
-        accepted = _accepted(shape, values)
         hooks = self.hooks.at(HookPoint.BEFORE_UPDATE, shape.model)
         after = self.hooks.at(HookPoint.AFTER_UPDATE, shape.model)
         for _ in range(ATTEMPTS):
             given = dict(accepted)
             current: Current | None = None
-            if hooks or after or needs_current(rules_of(shape), given):
+            if hooks or after or increments or needs_current(rules_of(shape), given):
                 current = await self._current(shape, principal, row_id)
+            if current is not None and increments:
+                given |= increased(shape, current.row, increments)
             context = HookContext(principal, shape.model, row_id, current.row if current else None)
             if hooks:
                 given = await run_before(hooks, context, given)
@@ -200,7 +305,7 @@ class DynamicService:
             if body is not None:
                 self._on_commit()
                 if after:
-                    await run_after(after, context, exact(body))
+                    await self._run_after(after, context, exact(body))
                 return body
             if current is None:
                 raise _no_row()
@@ -219,9 +324,14 @@ class DynamicService:
         return Custom(self.custom_validators, organization)
 
 
-def _accepted(shape: ModelShape, values: Mapping[str, Any]) -> dict[str, Any]:
+def _accepted(shape: ModelShape, values: Mapping[str, Any], by_code: bool) -> dict[str, Any]:
     """What of a caller's input counts. The rest (kernel columns, read-only ones, unknown names) is ignored."""
-    return {name: value for name, value in values.items() if name in shape.accepted}
+    accepted = shape.settable if by_code else shape.accepted
+    return {name: value for name, value in values.items() if name in accepted}
+
+
+def _nothing() -> None:
+    return None
 
 
 def _data(envelope: bytes) -> dict[str, Any]:

@@ -106,14 +106,16 @@ class ModelShape:
     """A live model as statements and validation see it.
 
     `readable` are the columns that a caller may see, sort and filter by; `assignable` those that a save may set at
-    all, `accepted` those that a caller may set. `scoped` tells whether rows carry an organization, `hides_deleted`
-    whether rows can be marked as deleted, `soft_delete` whether deleting marks them.
+    all, `settable` those that code of the model's addon may set, `accepted` those that a caller may set. `scoped`
+    tells whether rows carry an organization, `hides_deleted` whether rows can be marked as deleted, `soft_delete`
+    whether deleting marks them.
     """
 
     model: LiveModel
     columns: Mapping[str, ColumnShape]
     readable: tuple[ColumnShape, ...]
     assignable: frozenset[str]
+    settable: frozenset[str]
     accepted: frozenset[str]
     search: tuple[ColumnShape, ...]
     scoped: bool
@@ -206,6 +208,7 @@ def _derive(model: LiveModel) -> ModelShape:
         columns=columns,
         readable=readable,
         assignable=assignable,
+        settable=assignable - computed,
         accepted=accepted,
         search=tuple(
             columns[name]

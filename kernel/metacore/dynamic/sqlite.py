@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 import orjson
 import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import StaticPool
@@ -27,15 +28,17 @@ from metacore.dynamic import cursor as cursors
 from metacore.dynamic import statements as common
 from metacore.dynamic.postgres_statements import COUNT_CAP
 from metacore.dynamic.query import Count, ListQuery
-from metacore.dynamic.rows import Current, counted_as, exact, list_envelope
+from metacore.dynamic.rows import Current, SequencePlace, counted_as, exact, list_envelope
 from metacore.dynamic.shape import TIME_KINDS, ColumnShape, Kind, ModelShape
 from metacore.errors import Conflict, MetacoreError, Problem, Refused, Unavailable
 from metacore.events.canonical import Verb
 from metacore.identity import Principal
 from metacore.orm.events import Event
+from metacore.orm.sequences import SequenceCounter
 
 SQLITE: Final = "sqlite"
 _EVENTS = cast(sa.Table, Event.__table__)
+_SEQUENCES = cast(sa.Table, SequenceCounter.__table__)
 _writing: WeakKeyDictionary[Database, asyncio.Lock] = WeakKeyDictionary()
 """One writer at a time per database, however many services work on it."""
 
@@ -142,6 +145,24 @@ class SqliteRows:
                 await connection.execute(sa.delete(table).where(*mine))
             await _log(connection, shape, principal, Verb.DELETED, row_id, before=before)
         return before
+
+    async def number(self, organization_id: uuid.UUID, place: SequencePlace) -> int:
+        values = {
+            "organization_id": organization_id,
+            "addon_key": place.addon_key,
+            "model_key": place.model_key,
+            "key": place.key,
+            "scope": place.scope,
+        }
+        statement = insert(_SEQUENCES).values(**values, value=1)
+        raised = statement.on_conflict_do_update(
+            index_elements=list(_SEQUENCES.primary_key), set_={"value": _SEQUENCES.c.value + 1}
+        ).returning(_SEQUENCES.c.value)
+        try:
+            async with self._writing, self._db.transaction(organization_id) as connection:
+                return int((await connection.execute(raised)).scalar_one())
+        except OperationalError as error:
+            raise Unavailable("the database is busy or being changed; try again", code="database_busy") from error
 
     async def _total(
         self,

@@ -104,6 +104,8 @@ def filtered(shape: ModelShape, columns: Any, query: ListQuery, dialect: Dialect
 def filter_values(shape: ModelShape, query: ListQuery, dialect: DialectName) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for index, condition in enumerate(query.filters):
+        if condition.operator is Operator.NULL:
+            continue
         if condition.operator is Operator.ILIKE:
             values[f"f{index}"] = contains(condition.value)
         elif condition.operator is Operator.IN:
@@ -179,6 +181,8 @@ def _condition(
         stored, kind = sa.cast(stored, sa.Text), sa.Text()
     value = sa.bindparam(name, type_=kind)
     match condition.operator:
+        case Operator.NULL:
+            return stored.is_(None)
         case Operator.EQ:
             return stored == value
         case Operator.GTE:

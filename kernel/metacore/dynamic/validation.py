@@ -93,6 +93,28 @@ def check_create(shape: ModelShape, given: Mapping[str, Any], custom: Custom = N
     return columns
 
 
+def increased(shape: ModelShape, current: Mapping[str, Any], increments: Mapping[str, Any]) -> dict[str, Any]:
+    """What numbers of the row become when these are added; a number that is not there counts as 0.
+
+    Raises:
+        InvalidInput: a column that holds no numbers, or something else to add to it.
+    """
+    findings = Findings(malformed=True)
+    results: dict[str, Any] = {}
+    for name, raw in increments.items():
+        column = shape.columns[name]
+        if column.kind not in (Kind.INT, Kind.DECIMAL, Kind.FLOAT):
+            findings.add(name, "type", "holds no numbers")
+            continue
+        try:
+            step = read_value(column, raw)
+            results[name] = (read_value(column, current.get(name) or 0)) + step
+        except BadValue as error:
+            findings.add(name, error.code, error.message)
+    findings.raise_any()
+    return results
+
+
 def check_update(
     shape: ModelShape,
     given: Mapping[str, Any],

@@ -15,8 +15,8 @@ from metacore.orm.addons import (
     Registry,
 )
 from metacore.orm.base import Base
-from metacore.orm.capabilities import ModeRow, ViolationRow
 from metacore.orm.events import Event, EventCounter
+from metacore.orm.sequences import SequenceCounter
 
 metadata = Base.metadata
 
@@ -35,13 +35,12 @@ __all__ = [
     "Heartbeat",
     "Installation",
     "JournalEntry",
-    "ModeRow",
     "Organization",
     "RefreshToken",
     "Registry",
     "RoleGrant",
+    "SequenceCounter",
     "User",
     "UserGrant",
-    "ViolationRow",
     "metadata",
 ]
