@@ -9,7 +9,8 @@ from metacore.version import __version__
 
 if TYPE_CHECKING:
     from metacore.addons.compiled import BootContext, CompiledAddon, Declarative, LifecycleContext
-    from metacore.app import App, AppConfig
+    from metacore.app import App
+    from metacore.app_config import AppConfig
     from metacore.asgi import create_asgi
     from metacore.db.database import Database
     from metacore.dynamic.hook_points import HookContext
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 PUBLIC: Final[dict[str, str]] = {
     "ActionDef": "metacore.metadata.model",
     "App": "metacore.app",
-    "AppConfig": "metacore.app",
+    "AppConfig": "metacore.app_config",
     "BootContext": "metacore.addons.compiled",
     "ColumnDef": "metacore.metadata.model",
     "CompiledAddon": "metacore.addons.compiled",

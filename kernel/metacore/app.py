@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from metacore.addons.code import CodeNeeds, build_runner
+from metacore.addons.egress import AddonEgress
 from metacore.addons.frontends import FrontendStore
 from metacore.addons.handlers.compiled import CompiledFunctions
 from metacore.addons.heartbeat import Heartbeat
@@ -23,6 +24,7 @@ from metacore.addons.sandbox import Sandbox
 from metacore.addons.settings import InstallationSettings
 from metacore.api.addons import AddonServices
 from metacore.api.deps import authenticated, optional_principal
+from metacore.api.enforcement import EnforcementServices
 from metacore.api.errors import refuse_in_the_envelope
 from metacore.api.lane import Lane
 from metacore.api.middleware import RequestMiddleware
@@ -31,11 +33,10 @@ from metacore.api.records import RecordsEndpoint
 from metacore.api.route import KernelRoute
 from metacore.api.routes import KernelServices, kernel_routes
 from metacore.app_config import AppConfig as AppConfig
-from metacore.auth.config import AuthConfig
+from metacore.app_config import auth_config
 from metacore.auth.service import AuthService
 from metacore.capabilities.access import Mode
-from metacore.capabilities.enforcer import Enforcer
-from metacore.capabilities.recorder import ViolationRecorder
+from metacore.capabilities.enforcement import Enforcement
 from metacore.db.database import Database
 from metacore.db.listen import Listener
 from metacore.db.migrate import create_all, current_revision, head_revision, suffices
@@ -51,6 +52,7 @@ from metacore.dynamic.service import DynamicService
 from metacore.egress.broker import Broker
 from metacore.errors import Misconfigured, Unavailable
 from metacore.events.bus import Bus
+from metacore.events.capability_gate import CapabilityGate
 from metacore.events.relay import Relay
 from metacore.manifest.names import MODEL_KEY, MODEL_KEY_FORM
 from metacore.metadata.service import MetadataService
@@ -80,13 +82,20 @@ class App:
         self._listener = Listener(self.database.direct_url) if self.database.dialect == "postgresql" else None
         self.metrics = Metrics(process=config.enable_metrics)
         self.registry = Registry()
-        self.violations = ViolationRecorder(self.metrics)
-        self.enforcer = Enforcer(self.registry, self.violations, mode=Mode.ENFORCE if config.enforce else Mode.SHADOW)
+        self.enforcement = Enforcement(
+            self.database,
+            self.registry,
+            enforce=config.enforce,
+            fixed=config.mode_fixed,
+            file=config.enforce_file,
+            metrics=self.metrics,
+        )
+        self.enforcer, self.violations = self.enforcement.enforcer, self.enforcement.recorder
         self.hooks = HookRegistry()
-        self.bus = Bus(metrics=self.metrics)
+        self.bus = Bus(CapabilityGate(self.enforcer, self.registry), self.metrics)
         self.hub = Hub(self.metrics)
         self.outbound = Broker(config.egress, metrics=self.metrics)
-        self.auth = AuthService(self.database, _auth_config(config), self._listener)
+        self.auth = AuthService(self.database, auth_config(config), self._listener)
         self.auth.on_invalidate(self.hub.invalidate)
         self.principal = authenticated(self.auth)
         self.permission = self._permission_service()
@@ -118,11 +127,12 @@ class App:
         self.heartbeat = Heartbeat(
             self.database,
             self.loader,
-            mode="enforce" if config.enforce else "shadow",
             interval=config.heartbeat_interval,
             pod=config.pod_name,
             metrics=self.metrics,
         )
+        self.enforcement.on_mode(self._mode_read)
+        self.heartbeat.before(self.enforcement.modes.follow)
         self._core_groups = groups_for(config.core_groups)
         self._factories: dict[str, Factory] = {}
         self._mounted = False
@@ -199,6 +209,8 @@ class App:
             await self._prepare_tables()
             for key, factory in self._factories.items():
                 self.registry.set_host_model(await load_host_model(self.database, key, factory))
+            await self.enforcement.start()
+            stack.push_async_callback(self.enforcement.stop)
             if self._listener is not None:
                 await self._listener.start()
                 stack.push_async_callback(self._listener.stop)
@@ -261,6 +273,7 @@ class App:
             database=self.database,
             registry=self.registry,
             gate=self.enforcer,
+            egress=AddonEgress(self.outbound, self.enforcer),
             bus=self.bus,
             settings=self._settings,
             functions=self.functions,
@@ -284,6 +297,18 @@ class App:
         records = RecordsEndpoint(self.dynamic, config.max_body_bytes)
         optional = optional_principal(self.auth)
         options = OptionsService(self.database, self.registry, permissions=self.permission, translator=self.translator)
+        addons = AddonServices(
+            database=self.database,
+            registry=self.registry,
+            settings=self._settings,
+            frontends=frontends,
+            records=records,
+            permissions=self.permission,
+            max_upload_bytes=config.max_upload_bytes,
+            sealer=self._sealer,
+            wait_seconds=config.request_wait,
+            load=self.loader.load,
+        )
         return KernelServices(
             auth=self.auth,
             permissions=self.permission,
@@ -303,18 +328,9 @@ class App:
                 custom_validators=self.dynamic.custom_validators,
                 limits=ImportLimits(max_bytes=config.max_upload_bytes),
             ),
-            addons=AddonServices(
-                database=self.database,
-                registry=self.registry,
-                settings=self._settings,
-                frontends=frontends,
-                records=records,
-                permissions=self.permission,
-                enforcing=config.enforce,
-                max_upload_bytes=config.max_upload_bytes,
-                sealer=self._sealer,
-                wait_seconds=config.request_wait,
-                load=self.loader.load,
+            addons=addons,
+            enforcement=EnforcementServices(
+                self.enforcement, addons, frozenset(config.mode_organizations), config.max_per_page
             ),
             core_groups=self._core_groups,
             hub=self.hub,
@@ -332,6 +348,9 @@ class App:
     def _registry_changed(self, snapshot: Snapshot) -> None:
         self._catalogs.replace_addons({key: addon.manifest.i18n for key, addon in snapshot.addons.items()})
         self.metadata.invalidate(snapshot.revision)
+
+    def _mode_read(self, mode: Mode) -> None:
+        self.heartbeat.mode = mode.value
 
     def _epochs_read(self, epochs: Mapping[str, int]) -> None:
         self.auth.refresh_epoch(epochs.get("auth", 0))
@@ -354,14 +373,3 @@ class App:
     async def _check_heartbeat(self) -> None:
         if not self.heartbeat.healthy:
             raise Unavailable("heartbeats cannot be written")
-
-
-def _auth_config(config: AppConfig) -> AuthConfig:
-    secrets = [config.jwt_secret] if isinstance(config.jwt_secret, str) else config.jwt_secret
-    return AuthConfig(
-        jwt_secrets=tuple(secrets),
-        issuer=config.jwt_issuer,
-        access_token_ttl=config.access_token_ttl,
-        refresh_token_ttl=config.refresh_token_ttl,
-        registration=config.registration,
-    )

@@ -8,6 +8,7 @@ from typing import Any
 
 from metacore import logs, navigation
 from metacore.api.navigation import CoreGroups
+from metacore.auth.config import AuthConfig
 from metacore.bundle.signature import TrustedKeys
 from metacore.db.database import Database
 from metacore.egress.broker import EgressConfig
@@ -49,6 +50,13 @@ class AppConfig:
     trusted_keys: TrustedKeys | None = None
     """Keys that bundles are verified with once more when they are loaded; None loads what the installer stored."""
     enforce: bool = False
+    """Refuse what addons were not granted, unless a followed file or the API says otherwise (docs/capabilities.md)."""
+    enforce_file: str = ""
+    """A file with `1` or `0` that is read again at each heartbeat and wins over `enforce`."""
+    mode_fixed: bool = False
+    """`enforce` holds for as long as this App lives, whatever anybody asks for."""
+    mode_organizations: Sequence[str] = ()
+    """Ids of organizations whose people may change the mode, which holds for all, by API; `*` is any."""
     coalesce: bool = True
     max_per_page: int = 200
     max_body_bytes: int = 1_048_576
@@ -65,3 +73,14 @@ class AppConfig:
     """Refuse to start as a role that could switch row-level security off."""
     standalone: bool = False
     """The application holds nothing but the kernel: limits, logs and the error envelope cover every path of it."""
+
+
+def auth_config(config: AppConfig) -> AuthConfig:
+    secrets = [config.jwt_secret] if isinstance(config.jwt_secret, str) else config.jwt_secret
+    return AuthConfig(
+        jwt_secrets=tuple(secrets),
+        issuer=config.jwt_issuer,
+        access_token_ttl=config.access_token_ttl,
+        refresh_token_ttl=config.refresh_token_ttl,
+        registration=config.registration,
+    )

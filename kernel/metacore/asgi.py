@@ -12,7 +12,8 @@ from starlette.responses import Response
 
 from metacore import logs
 from metacore.api.errors import from_http
-from metacore.app import App, AppConfig
+from metacore.app import App
+from metacore.app_config import AppConfig
 from metacore.db.database import Database
 from metacore.egress.broker import EgressConfig
 from metacore.errors import Misconfigured
@@ -49,6 +50,9 @@ def create_asgi(settings: Settings) -> FastAPI:
             registration=settings.registration,
             master_key=_master_key(settings),
             enforce=settings.enforcing,
+            enforce_file=settings.enforce_file,
+            mode_fixed=settings.mode_fixed,
+            mode_organizations=settings.mode_organizations,
             coalesce=settings.coalesce,
             max_per_page=settings.max_per_page,
             max_body_bytes=settings.max_body_bytes,

@@ -55,6 +55,16 @@ class Settings(BaseSettings):
         description="32 bytes in hex that seal secrets at rest; empty: secrets are only hashed",
     )
     enforce: str = Field(default="", description="1, true or yes: refuse what addons were not granted; else record it")
+    enforce_file: str = Field(
+        default="", description="File with one of these words, read again at each heartbeat; it wins over the setting"
+    )
+    mode_fixed: bool = Field(
+        default=False, description="METACORE_ENFORCE is the pod's own mode: nothing changes it while the process lives"
+    )
+    mode_organizations: Annotated[list[str], NoDecode] = Field(
+        default=[],
+        description="Ids of organizations whose people may change the mode by API, comma separated; * is any",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=8000, ge=0, le=65_535, description="Port to listen on")
     prefix: str = Field(default="/api", description="Where every route of the kernel hangs")
@@ -101,7 +111,9 @@ class Settings(BaseSettings):
         description="Install bundles without a signature when no key is trusted",
     )
 
-    @field_validator("jwt_secrets", "trusted_keys", "egress_allow_private", "egress_deny", mode="before")
+    @field_validator(
+        "jwt_secrets", "trusted_keys", "mode_organizations", "egress_allow_private", "egress_deny", mode="before"
+    )
     @classmethod
     def _comma_list(cls, value: object) -> object:
         return _split(value)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from metacore.auth.sessions import purge_sessions
+from metacore.capabilities.writer import purge_violations
 from metacore.db.database import Database
 from metacore.logs import get_logger
 
@@ -16,7 +17,8 @@ DAY = 86_400.0
 
 
 class Housekeeping:
-    """Deletes ended login sessions and their refresh tokens at the start and then every `interval` seconds."""
+    """Deletes ended login sessions with their refresh tokens, and violations that are older than a month, at the start
+    and then every `interval` seconds."""
 
     def __init__(
         self,
@@ -32,14 +34,19 @@ class Housekeeping:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. A failure is told and tried again at the next turn."""
         while not stop.is_set():
-            try:
-                gone = await purge_sessions(self._owner, now=self._now())
-            except Exception as error:
-                log.warning("housekeeping.failed", error=type(error).__name__)
-            else:
-                if gone:
-                    log.info("housekeeping.sessions_purged", rows=gone)
+            now = self._now()
+            await self._purge("sessions", purge_sessions(self._owner, now=now))
+            await self._purge("violations", purge_violations(self._owner, now=now))
             try:
                 await asyncio.wait_for(stop.wait(), self._interval)
             except TimeoutError:
                 continue
+
+    async def _purge(self, what: str, purging: Awaitable[int]) -> None:
+        try:
+            gone = await purging
+        except Exception as error:
+            log.warning("housekeeping.failed", what=what, error=type(error).__name__)
+        else:
+            if gone:
+                log.info("housekeeping.purged", what=what, rows=gone)

@@ -55,7 +55,7 @@ async def test_a_caller_logs_in_sees_the_models_and_tries_one(docs: Docs) -> Non
     assert TICKETS in await docs.shown_to("ada@example.com")
     await page.click('[id="operations-Ticket-Ticket\\\\.create"] .opblock-summary-control')
     await page.click('[id="operations-Ticket-Ticket\\\\.create"] .execute')
-    await page.until("document.querySelector('.live-responses-table .response-col_status')?.innerText.includes('201')")
+    await page.until("document.querySelector('.live-responses-table tbody td').innerText.includes('201')")
     made = (await docs.plane.client.get(TICKETS, headers=docs.plane.ada)).json()["data"]
     assert [row["title"] for row in made] == ["string"]
 

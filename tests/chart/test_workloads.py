@@ -189,6 +189,7 @@ def test_every_setting_of_a_kernel_can_be_set_or_is_the_charts_own() -> None:
         "METACORE_JWT_SECRETS",
         "METACORE_MASTER_KEY",
         "METACORE_ENFORCE",
+        "METACORE_MODE_FIXED",
         "METACORE_PORT",
         "METACORE_POD_NAME",
         "METACORE_CACHE_DIR",

@@ -103,7 +103,7 @@ async def test_reading_is_bare_or_enveloped_as_the_contract_says(installed: Plan
     (foreign,) = (await client.get(f"{BASE}/catalog", headers=eve)).json()["data"]["items"]
     assert (foreign["installed"], foreign["enabled"]) == (False, False)
     assert (await client.get(f"{BASE}/catalog")).status_code == 401
-    assert (await client.get(f"{BASE}/mode", headers=ada)).json() == {"success": True, "data": {"mode": "shadow"}}
+    assert (await client.get(f"{BASE}/mode", headers=ada)).json()["data"]["mode"] == "shadow"
 
 
 async def test_the_menu_follows_what_is_installed_and_enabled(plane: Plane) -> None:
@@ -556,6 +556,6 @@ async def test_another_addons_files_are_not_reached_through_this_one(installed: 
 
 
 async def test_routes_that_do_not_exist_are_refused_in_the_envelope(plane: Plane) -> None:
-    for path in ("tools", "violations", "nothing/at/all"):
+    for path in ("toolbox", "nothing/at/all"):
         reply = await plane.client.get(f"{BASE}/{path}", headers=plane.ada)
         assert (reply.status_code, reply.json()["success"]) == (404, False)

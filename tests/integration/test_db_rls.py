@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -52,9 +53,13 @@ def another(row: dict[str, Any], table: Table) -> dict[str, Any]:
     """The same row with a key and unique values of its own."""
     copy = dict(row)
     for column in table.primary_key.columns:
-        copy[column.name] = next(numbers) + 1000 if isinstance(copy[column.name], int) else new_uuid()
-        if isinstance(row[column.name], str):
-            copy[column.name] = f"other_{next(numbers)}"
+        match row[column.name]:
+            case str():
+                copy[column.name] = f"other_{next(numbers)}"
+            case UUID():
+                copy[column.name] = new_uuid()
+            case int() as number if not isinstance(number, bool):
+                copy[column.name] = next(numbers) + 1000
     for name in ("email", "token_hash", "capability", "addon_key"):
         if name in copy:
             copy[name] = f"other-{next(numbers)}"

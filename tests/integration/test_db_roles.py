@@ -38,11 +38,14 @@ TABLE_PRIVILEGES = {
     "metacore_heartbeats": {S, I, U, D},
     "metacore_requests": {S, I},
     "metacore_events": {S, I},
+    "metacore_violations": {S},
+    "metacore_mode": {S},
 }
 COLUMN_PRIVILEGES = {
     ("metacore_installations", S): set(metadata.tables["metacore_installations"].columns.keys()) - {"secret_hash"},
     ("metacore_installations", U): {"settings", "updated_at"},
     ("metacore_requests", U): {"sealed_result"},
+    ("metacore_mode", U): {"mode", "changed_by", "changed_at"},
 }
 
 TABLE_QUESTION = """

@@ -6,9 +6,10 @@ import asyncio
 import gzip
 import logging
 import zlib
-from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
+from tests.names import Names
 from tests.outside import Outside, Received, outside, reply, trust_of_tests
 
 from metacore.egress.addresses import Opening
@@ -18,21 +19,6 @@ from metacore.errors import InvalidInput, MetacoreError, Misconfigured, PayloadT
 from metacore.metrics import Metrics
 
 OPEN = EgressConfig.parse(["127.0.0.0/8"])
-
-
-class Names:
-    """A name server: each name has answers, given one after another, the last one for good."""
-
-    def __init__(self, **answers: Sequence[Sequence[str]]) -> None:
-        self.answers = {name.replace("_", "."): [list(answer) for answer in given] for name, given in answers.items()}
-        self.asked: list[str] = []
-
-    async def __call__(self, host: str, port: int) -> Sequence[str]:
-        self.asked.append(host)
-        given = self.answers.get(host)
-        if given is None:
-            raise OSError("no such name")
-        return given.pop(0) if len(given) > 1 else given[0]
 
 
 def get(url: str, **more: object) -> OutboundRequest:
@@ -103,7 +89,7 @@ async def test_no_list_opens_the_credentials_of_a_cloud(url: str) -> None:
 
 async def test_a_name_with_one_bad_address_is_refused_as_a_whole() -> None:
     names = Names(mixed_example_com=[["93.184.216.34", "10.0.0.1"]])
-    error = await refused(Broker(resolver=names), "https://mixed.example.com/")
+    error = await refused(Broker(EgressConfig(resolver=names)), "https://mixed.example.com/")
     assert error.code == "blocked_address"
     assert "10.0.0.1" not in error.message
 
@@ -112,7 +98,7 @@ async def test_a_name_is_asked_once_and_its_checked_address_is_dialled() -> None
     """A name server that says something else a moment later (DNS rebinding) is not asked then."""
     async with outside(lambda _: reply(body=b"first")) as server:
         names = Names(rebinding_example_com=[["127.0.0.1"], ["169.254.169.254"]])
-        broker = Broker(OPEN, resolver=names, keep=False)
+        broker = Broker(replace(OPEN, resolver=names), keep=False)
         answer = await broker.send(get(server.url(host="rebinding.example.com")))
         assert (answer.body, names.asked) == (b"first", ["rebinding.example.com"])
         assert (await refused(broker, server.url(host="rebinding.example.com"))).code == "blocked_address"
@@ -122,13 +108,13 @@ async def test_a_name_is_asked_once_and_its_checked_address_is_dialled() -> None
 
 async def test_the_next_address_is_tried_when_one_is_dead() -> None:
     async with outside(lambda _: reply(body=b"alive")) as server:
-        broker = Broker(OPEN, resolver=Names(two_example_com=[["127.0.0.9", "127.0.0.1"]]))
+        broker = Broker(replace(OPEN, resolver=Names(two_example_com=[["127.0.0.9", "127.0.0.1"]])))
         assert (await broker.send(get(server.url(host="two.example.com")))).body == b"alive"
         await broker.close()
 
 
 async def test_unknown_names_and_closed_ports_are_unavailable() -> None:
-    error = await refused(Broker(OPEN, resolver=Names()), "http://nowhere.example.com/")
+    error = await refused(Broker(replace(OPEN, resolver=Names())), "http://nowhere.example.com/")
     assert (type(error), error.message) == (Unavailable, "host 'nowhere.example.com' cannot be resolved")
     async with outside(lambda _: reply()) as server:
         pass
@@ -181,7 +167,7 @@ async def test_a_gate_that_refuses_costs_no_connection_and_no_question_to_a_name
     def gate(host: str, port: int) -> None:
         raise PermissionDenied("no", code="forbidden")
 
-    broker = Broker(resolver=names)
+    broker = Broker(EgressConfig(resolver=names))
     with pytest.raises(PermissionDenied):
         await broker.send(get("https://api.example.com/"), gate=gate)
     assert names.asked == []
@@ -342,7 +328,7 @@ async def test_connections_are_kept_for_a_while_or_not_at_all() -> None:
 async def test_tls_is_verified_for_the_name_not_for_the_address() -> None:
     names = Names(api_example_com=[["127.0.0.1"]], other_example_com=[["127.0.0.1"]], third_example_com=[["127.0.0.1"]])
     async with outside(lambda _: reply(body=b"over TLS"), tls=True) as server:
-        broker = Broker(OPEN, resolver=names, trust=trust_of_tests())
+        broker = Broker(replace(OPEN, resolver=names), trust=trust_of_tests())
         for name in ("api.example.com", "other.example.com."):
             answer = await broker.send(get(server.url(host=name, scheme="https")))
             assert answer.body == b"over TLS"
@@ -350,7 +336,7 @@ async def test_tls_is_verified_for_the_name_not_for_the_address() -> None:
             with pytest.raises(Unavailable, match="certificate is not accepted"):
                 await broker.send(get(server.url(host=name, scheme="https")))
         with pytest.raises(Unavailable, match="certificate is not accepted"):
-            await Broker(OPEN, resolver=names).send(get(server.url(host="api.example.com", scheme="https")))
+            await Broker(replace(OPEN, resolver=names)).send(get(server.url(host="api.example.com", scheme="https")))
         await broker.close()
 
 
@@ -361,7 +347,8 @@ async def test_https_never_becomes_http() -> None:
         outside(lambda _: reply(302, Location=plain.url()), tls=True) as server,
     ):
         error = await refused(
-            Broker(OPEN, resolver=names, trust=trust_of_tests()), server.url(host="api.example.com", scheme="https")
+            Broker(replace(OPEN, resolver=names), trust=trust_of_tests()),
+            server.url(host="api.example.com", scheme="https"),
         )
     assert error.code == "insecure_redirect"
     assert plain.connections == 0
@@ -402,7 +389,7 @@ async def test_a_proxy_is_asked_for_the_judged_address(scheme: str, monkeypatch:
         listening = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
         port = listening.sockets[0].getsockname()[1]
         config = EgressConfig.parse(proxy=f"http://ann:p%40ss@127.0.0.1:{port}")
-        broker = Broker(config, resolver=names, trust=trust_of_tests(), keep=False)
+        broker = Broker(replace(config, resolver=names), trust=trust_of_tests(), keep=False)
         answer = await broker.send(get(f"{scheme}://api.example.com/x"))
         assert answer.body == b"through"
         with pytest.raises(PermissionDenied, match="may not be reached"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from metacore.addons.egress import AddonEgress
 from metacore.addons.handlers.compiled import CompiledFunctions, CompiledRuns
 from metacore.addons.handlers.run import HandlerRuns, Noop
 from metacore.addons.handlers.wasm import WasmRuns
@@ -12,6 +13,7 @@ from metacore.addons.host_calls.data import GuestData
 from metacore.addons.host_calls.events import GuestEvents
 from metacore.addons.host_calls.services import GuestHost, Parts, SettingsReader
 from metacore.addons.host_calls.sql import GuestSqlCalls
+from metacore.addons.host_calls.web import GuestWeb
 from metacore.addons.invocation import HandlerKind
 from metacore.addons.runner import AddonRunner
 from metacore.addons.sandbox import Sandbox
@@ -31,6 +33,7 @@ class CodeNeeds:
 
     database: Database
     registry: Registry
+    egress: AddonEgress
     gate: Enforcer
     bus: Bus
     settings: SettingsReader
@@ -43,10 +46,11 @@ class CodeNeeds:
 def build_runner(needs: CodeNeeds, sandbox: Sandbox) -> AddonRunner:
     """The runner of one kernel."""
     events = GuestEvents(needs.database, needs.bus, needs.gate, needs.on_commit)
+    web = GuestWeb(needs.egress)
     on_postgres = needs.database.dialect == "postgresql"
     data = GuestData(needs.dynamic, needs.registry, needs.gate, transactions=on_postgres)
     sql = GuestSqlCalls(GuestSql(needs.database, needs.registry, needs.gate))
-    host = GuestHost(Parts(events=events, data=data, sql=sql), needs.settings)
+    host = GuestHost(Parts(events=events, data=data, sql=sql, web=web), needs.settings)
     kinds: dict[HandlerKind, HandlerRuns] = {
         "noop": Noop(),
         "wasm": WasmRuns(sandbox, host),

@@ -13,7 +13,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from sqlalchemy import delete, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -53,11 +53,13 @@ class Heartbeat:
     ) -> None:
         self.pod = pod or f"{socket.gethostname()}-{os.getpid()}"
         self.mode = mode
+        """What the next row tells; whoever follows the mode sets it."""
         self._database = database
         self._loader = loader
         self._interval = interval
         self._metrics = metrics
         self._callbacks: list[EpochsRead] = []
+        self._before: list[Callable[[], Awaitable[None]]] = []
         self._written_at = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
@@ -69,6 +71,10 @@ class Heartbeat:
     def on_epochs(self, callback: EpochsRead) -> None:
         """Call `callback` with the counters of `metacore_epochs`, by name, at every heartbeat."""
         self._callbacks.append(callback)
+
+    def before(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Await `callback` before every row, so that it can still change what the row tells."""
+        self._before.append(callback)
 
     async def start(self) -> None:
         await self._try_to_beat()
@@ -112,6 +118,8 @@ class Heartbeat:
 
     async def _try_to_beat(self) -> None:
         try:
+            for callback in self._before:
+                await callback()
             await self.beat()
         except Exception as error:
             log.warning("heartbeat.failed", pod=self.pod, error=f"{type(error).__name__}: {error}")

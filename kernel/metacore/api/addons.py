@@ -38,7 +38,7 @@ class AddonRoute(KernelRoute):
 
 @dataclass(frozen=True, slots=True)
 class AddonServices:
-    """What the routes need. `enforcing` tells the mode of this process; `sealer` opens the secrets that a worker sealed
+    """What the routes need. `sealer` opens the secrets that a worker sealed
     for who asked; `wait_seconds` is how long a route waits for a worker before it answers 202; `load` makes this
     process serve what the database says now."""
 
@@ -48,7 +48,6 @@ class AddonServices:
     frontends: FrontendStore
     records: RecordsEndpoint
     permissions: PermissionService | None
-    enforcing: bool
     max_upload_bytes: int
     sealer: Sealer | None
     wait_seconds: float
@@ -89,10 +88,6 @@ def _reading(
     @router.get("/catalog", summary="Addons that this control plane holds")
     async def catalog(principal: Caller) -> Response:
         return envelope.ok(catalog_of(services.registry, principal.organization_id))
-
-    @router.get("/mode", summary="Whether violations are recorded or refused")
-    async def mode(principal: Caller) -> Response:
-        return envelope.ok({"mode": "enforce" if services.enforcing else "shadow"})
 
     @router.get("/addons/{key}/frontend/{path:path}", summary="A frontend file of an addon", response_class=Response)
     async def frontend(request: Request, key: str, path: str, principal: Anybody) -> Response:

@@ -11,6 +11,7 @@ from starlette.types import StatelessLifespan
 from metacore.api.addons import AddonServices, build_addons_router
 from metacore.api.auth import build_auth_router
 from metacore.api.deps import OptionalPrincipalDependency, PrincipalDependency
+from metacore.api.enforcement import EnforcementServices, build_enforcement_router
 from metacore.api.health import Check, build_health_router
 from metacore.api.installations import build_installations_router
 from metacore.api.metadata import build_metadata_router
@@ -53,6 +54,7 @@ class KernelServices:
     exports: ExportService
     imports: ImportService
     addons: AddonServices
+    enforcement: EnforcementServices
     core_groups: CoreGroups
     hub: Hub
     metrics: Metrics | None
@@ -95,6 +97,7 @@ def kernel_routes(
         ),
         build_addons_router(services.addons, services.principal, services.optional),
         build_installations_router(services.addons, services.principal),
+        build_enforcement_router(services.enforcement, services.principal),
         build_options_router(services.options, services.search, services.facets, services.principal),
         build_transfer_router(services.exports, services.imports, services.principal),
         build_ws_router(services.hub, services.auth.authenticate),

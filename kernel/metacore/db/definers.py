@@ -32,4 +32,7 @@ DEFINERS = (
     Definer(
         "metacore_events_after", "bigint, integer", "Each kernel process publishes the events of every organization."
     ),
+    Definer(
+        "metacore_record_violations", "jsonb", "One batch of counted violations is of every organization that had some."
+    ),
 )

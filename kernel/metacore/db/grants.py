@@ -63,6 +63,9 @@ KERNEL_GRANTS: Mapping[str, Grant] = {
     "metacore_schemas": READ,
     "metacore_epochs": Grant(select=ALL, update=ALL),
     "metacore_heartbeats": EVERYTHING,
+    # Written by a definer function: one batch holds violations of many organizations.
+    "metacore_violations": READ,
+    "metacore_mode": Grant(select=ALL, update=("mode", "changed_by", "changed_at")),
     # Who reads the secret of a new installation takes it out of the row.
     "metacore_requests": Grant(select=ALL, insert=ALL, update=("sealed_result",)),
     "metacore_events": Grant(select=ALL, insert=ALL),

@@ -40,11 +40,12 @@ KEPT_SECONDS: Final = 4.0
 @dataclass(frozen=True, kw_only=True)
 class EgressConfig:
     """`openings` are private places that may be reached nevertheless, `denied` public networks that may not; `proxy` is
-    the way out of clusters that have no other."""
+    the way out of clusters that have no other. `resolver` None means the system's."""
 
     openings: tuple[Opening, ...] = ()
     denied: tuple[Network, ...] = ()
     proxy: Proxy | None = field(default=None, repr=False)
+    resolver: Resolver | None = None
 
     @classmethod
     def parse(cls, allow_private: Iterable[str] = (), deny: Iterable[str] = (), proxy: str = "") -> EgressConfig:
@@ -74,16 +75,15 @@ class Broker:
         config: EgressConfig | None = None,
         *,
         metrics: Metrics | None = None,
-        resolver: Resolver | None = None,
         trust: ssl.SSLContext | None = None,
         keep: bool = True,
         vouched: Callable[[str], bool] | None = None,
     ) -> None:
         config = config or EgressConfig()
         self._metrics = metrics
-        self._system = SystemResolver() if resolver is None else None
+        self._system = SystemResolver()
         rules = AddressRules(config.openings, config.denied, vouched)
-        self._dialer = Dialer(rules, resolver or self._system or SystemResolver(), config.proxy)
+        self._dialer = Dialer(rules, config.resolver or self._system, config.proxy)
         self._trust = trust
         self._kept = KEPT_CONNECTIONS if keep else 0
         self._pool: httpcore2.AsyncConnectionPool | None = None
@@ -113,8 +113,7 @@ class Broker:
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.aclose()
-        if self._system is not None:
-            self._system.close()
+        self._system.close()
 
     async def _within_time(self, request: OutboundRequest, gate: HostGate | None) -> OutboundResponse:
         target = parse_target(request.url)

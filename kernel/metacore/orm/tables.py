@@ -15,6 +15,7 @@ from metacore.orm.addons import (
     Registry,
 )
 from metacore.orm.base import Base
+from metacore.orm.capabilities import ModeRow, ViolationRow
 from metacore.orm.events import Event, EventCounter
 from metacore.orm.sequences import SequenceCounter
 
@@ -35,6 +36,7 @@ __all__ = [
     "Heartbeat",
     "Installation",
     "JournalEntry",
+    "ModeRow",
     "Organization",
     "RefreshToken",
     "Registry",
@@ -42,5 +44,6 @@ __all__ = [
     "SequenceCounter",
     "User",
     "UserGrant",
+    "ViolationRow",
     "metadata",
 ]
