@@ -1,0 +1,92 @@
+"""What people do with the mode of a release, and what they see of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tests.cluster.release import NAME, Release
+
+PATIENT_SECONDS = 240
+DEPLOYMENT = f"deployment/{NAME}-kernel"
+CONFIG_MAP = f"configmap/{NAME}-config"
+ROLLOUT = f"moderollout/{NAME}-kernel"
+
+
+class ModeWorld:
+    def __init__(self, release: Release) -> None:
+        self.release = release
+
+    # What people do
+
+    def wish(self, text: str) -> None:
+        self._patch(CONFIG_MAP, {"data": {"METACORE_ENFORCE": text}})
+
+    def ask_again(self, token: str) -> None:
+        self._patch(CONFIG_MAP, {"metadata": {"annotations": {"metacore.dev/requested-at": token}}})
+
+    def kill_operator(self) -> None:
+        """The one that works, without a farewell."""
+        holder = self.kubectl("get", "lease", f"{NAME}-operator", "-o", "jsonpath={.spec.holderIdentity}")
+        self.kubectl("delete", "pod", holder.rpartition("_")[0], "--grace-period=0", "--force")
+
+    def image(self, image: str) -> None:
+        """As somebody who patches the Deployment by hand."""
+        containers = [{"name": "kernel", "image": image}]
+        patch = {"spec": {"template": {"spec": {"containers": containers}}}}
+        self.kubectl("patch", DEPLOYMENT, "--type=strategic", "--patch", json.dumps(patch))
+
+    # What they see
+
+    def until(self, phase: str, mode: str, reason: str = "") -> None:
+        """Wait for a phase in a mode with a reason; the failure shows what it was instead."""
+        deadline = time.monotonic() + PATIENT_SECONDS
+        wanted = (phase, mode, reason)
+        while (seen := self._said(any_reason=not reason)) != wanted:
+            if time.monotonic() > deadline:
+                shown = self.kubectl("get", ROLLOUT, "-o", "yaml", "--ignore-not-found")
+                raise AssertionError(f"{wanted} did not come, but {seen}\n{shown}\n{self.release.described()}")
+            time.sleep(0.2)
+
+    def _said(self, *, any_reason: bool) -> tuple[str, str, str]:
+        path = '{.status.phase} {.status.mode} {.status.conditions[?(@.type=="Ready")].reason}'
+        found = self.kubectl("get", ROLLOUT, "--ignore-not-found", "-o", f"jsonpath={path}").split()
+        phase, mode, reason = found if len(found) == 3 else ("", "", "")
+        return phase, mode, "" if any_reason else reason
+
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads(self.kubectl("get", ROLLOUT, "-o", "json"))["status"])
+
+    def condition(self, kind: str) -> Mapping[str, str]:
+        return next((item for item in self.status()["conditions"] if item["type"] == kind), {})
+
+    def observed(self) -> dict[str, tuple[str, str]]:
+        """By pod: the mode that it was started with, and the one that its kernel says it is in."""
+        return {item["name"]: (item["mode"], item["observed"]) for item in self.status()["kernels"]}
+
+    def stamped(self) -> dict[str, str]:
+        """The annotation of each pod as the API server has it."""
+        found = json.loads(self.kubectl("get", "pods", "-l", "app.kubernetes.io/component=kernel", "-o", "json"))[
+            "items"
+        ]
+        return {
+            pod["metadata"]["name"]: pod["metadata"].get("annotations", {}).get("metacore.dev/mode", "")
+            for pod in found
+            if "deletionTimestamp" not in pod["metadata"]
+        }
+
+    def deployment(self) -> dict[str, Any]:
+        return dict(json.loads(self.kubectl("get", DEPLOYMENT, "-o", "json")))
+
+    def events(self, kind: str) -> list[tuple[str, str]]:
+        chosen = f"involvedObject.kind={kind},source=metacore-operator"
+        found = json.loads(self.kubectl("get", "events", "--field-selector", chosen, "-o", "json"))["items"]
+        return [(item["type"], item["reason"]) for item in sorted(found, key=lambda item: str(item["eventTime"]))]
+
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
+        return self.release.kubectl(*arguments, stdin=stdin)
+
+    def _patch(self, target: str, patch: Mapping[str, Any]) -> None:
+        self.kubectl("patch", target, "--type=merge", "--patch", json.dumps(patch))

@@ -1,0 +1,117 @@
+"""METACORE_ENFORCE in the ConfigMap rolls the kernels of a real release, which come back when it does not work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tests.cluster.addon_world import AddonWorld
+from tests.cluster.mode_world import CONFIG_MAP, DEPLOYMENT, ModeWorld
+from tests.cluster.release import NAME
+
+NewRelease = Callable[..., AddonWorld]
+
+
+@pytest.fixture
+def shadow(new_release: NewRelease) -> ModeWorld:
+    """A release of two pods, in shadow."""
+    world = ModeWorld(new_release().release)
+    world.until("Settled", "shadow", "WishMet")
+    return world
+
+
+def test_a_flip_and_back_with_the_observed_mode_of_each_pod(shadow: ModeWorld) -> None:
+    assert set(shadow.observed().values()) == {("shadow", "shadow")}
+    before = set(shadow.observed())
+
+    shadow.wish("1")
+    shadow.until("Settled", "enforce", "WishMet")
+    assert set(shadow.observed().values()) == {("enforce", "enforce")}
+    assert set(shadow.observed()) == set(shadow.stamped())
+    assert len(shadow.observed()) == 2
+    assert not before & set(shadow.observed())
+    assert set(shadow.stamped().values()) == {"enforce"}
+    shadow.kubectl("wait", "--for=condition=Ready", f"moderollout/{NAME}-kernel", "--timeout=5s")
+    columns = shadow.kubectl("get", "mcm", "--no-headers").split()
+    assert columns[:6] == [f"{NAME}-kernel", "1", "enforce", "Settled", "2", "enforce"]
+
+    shadow.wish("perhaps")
+    shadow.until("Refused", "enforce", "WishUnknown")
+    assert "'perhaps'" in shadow.condition("Stalled")["message"]
+
+    shadow.kubectl("delete", CONFIG_MAP)
+    shadow.until("Refused", "enforce", "ConfigMapMissing")
+    shadow.kubectl("create", "configmap", f"{NAME}-config", "--from-literal=METACORE_ENFORCE=0")
+    shadow.until("Settled", "shadow", "WishMet")
+    assert set(shadow.observed().values()) == {("shadow", "shadow")}
+
+    told = ["RollingOut", "WishMet", "WishUnknown", "ConfigMapMissing", "RollingOut", "WishMet"]
+    assert [reason for _, reason in shadow.events("Deployment")] == told
+    assert ("Warning", "WishUnknown") in shadow.events("ConfigMap")
+
+
+def test_a_setting_that_breaks_enforcing_pods_leads_back_and_another_try_is_asked_for(new_release: NewRelease) -> None:
+    # In shadow the variable is empty, which listens everywhere; `enforce` is no address of anything.
+    mode = {"fieldRef": {"fieldPath": "metadata.annotations['metacore.dev/mode']"}}
+    broken = {"kernel": {"extraEnv": [{"name": "METACORE_HOST", "valueFrom": mode}]}}
+    world = ModeWorld(new_release(broken).release)
+    world.until("Settled", "shadow", "WishMet")
+    before = set(world.observed())
+
+    world.wish("true")
+    world.until("Refused", "shadow", "PodsFailing")
+    assert "kernel ended" in world.condition("Stalled")["message"]
+    assert world.status()["wish"] == "true"
+    # Going back took no pod away that served.
+    assert set(world.observed()) == before
+    assert ("Warning", "PodsFailing") in world.events("ConfigMap")
+
+    world.release.install({})
+    world.until("Refused", "shadow", "PodsFailing")
+    world.ask_again("now")
+    world.until("Settled", "enforce", "WishMet")
+    assert set(world.observed().values()) == {("enforce", "enforce")}
+
+
+def test_an_impossible_image_in_the_middle_leads_back_and_is_said_not_to_be_the_modes_fault(shadow: ModeWorld) -> None:
+    image = shadow.deployment()["spec"]["template"]["spec"]["containers"][0]["image"]
+    serving = set(shadow.observed())
+    shadow.wish("1")
+    shadow.until("Rolling", "enforce")
+    shadow.image(f"{image}-nowhere")
+    shadow.until("Returning", "shadow", "PodsFailing")
+    shadow.image(image)
+    shadow.until("Refused", "shadow", "PodsFailing")
+    assert len(serving & set(shadow.observed())) >= 1
+    assert set(shadow.observed().values()) == {("shadow", "shadow")}
+
+
+def test_a_helm_upgrade_in_the_middle_and_a_killed_operator_change_nothing_about_it(shadow: ModeWorld) -> None:
+    shadow.wish("1")
+    shadow.until("Rolling", "enforce")
+    shadow.kill_operator()
+    shadow.release.install({"kernel": {"podAnnotations": {"example.com/upgraded": "yes"}}})
+    shadow.until("Settled", "enforce", "WishMet")
+    assert set(shadow.observed().values()) == {("enforce", "enforce")}
+    template = shadow.deployment()["spec"]["template"]["metadata"]["annotations"]
+    assert template == {"example.com/upgraded": "yes", "metacore.dev/mode": "enforce"}
+    wish = shadow.kubectl("get", CONFIG_MAP, "-o", "jsonpath={.data.METACORE_ENFORCE}")
+    assert wish == "1"
+
+
+def test_a_canary_holds_one_pod_through_a_change_of_operators_and_then_goes_on(new_release: NewRelease) -> None:
+    values = {"kernel": {"replicas": 3}, "operator": {"modeRollout": {"canarySeconds": 45}}}
+    world = ModeWorld(new_release(values).release)
+    world.until("Settled", "shadow", "WishMet")
+
+    world.wish("1")
+    world.kubectl("wait", "--for=jsonpath={.spec.paused}=true", DEPLOYMENT, "--timeout=60s")
+    world.kill_operator()
+    world.kubectl("wait", "--for=jsonpath={.status.availableReplicas}=4", DEPLOYMENT, "--timeout=60s")
+    assert sorted(world.stamped().values()) == ["", "", "", "enforce"]
+    world.until("Rolling", "enforce", "RollingOut")
+    world.until("Settled", "enforce", "WishMet")
+    assert "paused" not in world.deployment()["spec"]
+    assert len(world.observed()) == 3
+    assert set(world.observed().values()) == {("enforce", "enforce")}
+    assert "CanaryRunning" in [reason for _, reason in world.events("Deployment")]
