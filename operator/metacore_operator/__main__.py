@@ -33,6 +33,7 @@ from metacore_operator.cluster.trust import SecretTrust
 from metacore_operator.config import FINALIZER, configure, quieten
 from metacore_operator.housekeeping import Housekeeping
 from metacore_operator.leader import Leader, LeaseLost
+from metacore_operator.metrics import OperatorMetrics
 from metacore_operator.resources.spec import SourceKind
 from metacore_operator.rollout.decide import Policy
 from metacore_operator.rollout.evidence import DatabaseEvidence
@@ -90,23 +91,24 @@ async def run(settings: Settings, operator: OperatorSettings) -> None:
     stop = asyncio.Event()
     _stop_on_signals(stop)
     identity = f"{settings.pod_name or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
-    beats = Beats()
+    beats, metrics = Beats(), OperatorMetrics()
     async with AsyncExitStack() as stack:
         api = await ApiServer.connect()
         stack.push_async_callback(api.close)
-        port = await stack.enter_async_context(serving(beats, operator.host, operator.port))
+        port = await stack.enter_async_context(serving(beats, metrics, operator.host, operator.port))
         log.info("operator.started", identity=identity, port=port)
         beats.expect(LEASE_LOOP, LEASE_LATE_SECONDS)
         leader = Leader(api, operator.namespace, operator.lease, identity, on_try=lambda: beats.beat(LEASE_LOOP))
         if not await _unless_stopped(leader.acquire(), stop):
             return
+        metrics.leads()
         stack.push_async_callback(leader.release)
         holding = asyncio.create_task(leader.hold())
         holding.add_done_callback(_ended)
         try:
             owner = await Database.connect(url, pool_size=operator.workers + 4, application_name="metacore-operator")
             stack.push_async_callback(owner.close)
-            await _work(settings, operator, api, owner, beats, identity, stop)
+            await _work(settings, operator, api, owner, beats, metrics, identity, stop)
         finally:
             holding.remove_done_callback(_ended)
             holding.cancel()
@@ -119,6 +121,7 @@ async def _work(
     api: ApiServer,
     owner: Database,
     beats: Beats,
+    metrics: OperatorMetrics,
     identity: str,
     stop: asyncio.Event,
 ) -> None:
@@ -148,12 +151,13 @@ async def _work(
         Board(api, identity),
         trust,
         beats,
+        metrics,
         operator,
         finalizer=FINALIZER,
         background=(
             RequestWorker(owner, installer, trust.current, sealer),
             Housekeeping(owner),
-            _rollouts(operator, api, owner, beats, identity),
+            _rollouts(operator, api, owner, beats, metrics, identity),
         ),
     )
     quieten()
@@ -164,13 +168,16 @@ async def _work(
         group.create_task(_deliver(registry, operator, stop))
 
 
-def _rollouts(operator: OperatorSettings, api: ApiServer, owner: Database, beats: Beats, identity: str) -> ModeRollouts:
+def _rollouts(
+    operator: OperatorSettings, api: ApiServer, owner: Database, beats: Beats, metrics: OperatorMetrics, identity: str
+) -> ModeRollouts:
     release = Release(operator.namespace, operator.config_map, operator.kernel_deployment)
     beats.expect(ROLLOUT_LOOP, ROLLOUT_LATE_SECONDS)
     return ModeRollouts(
         Objects(api, release, identity),
         DatabaseEvidence(owner),
         Policy(operator.canary_seconds, operator.most_violations),
+        metrics,
         window=operator.violation_window,
         pulse=operator.pulse,
         on_turn=lambda: beats.beat(ROLLOUT_LOOP),

@@ -31,6 +31,12 @@ class WorkQueue:
         self._failures[name] = self._failures.get(name, 0) + 1
         return self._failures[name]
 
+    @property
+    def depth(self) -> int:
+        """How many are due and wait for a worker."""
+        now = asyncio.get_running_loop().time()
+        return sum(due <= now for due in self._due.values())
+
     def succeeded(self, name: str) -> None:
         self._failures.pop(name, None)
 

@@ -7,6 +7,7 @@ import pytest
 
 from metacore.errors import Misconfigured
 from metacore_operator.cluster.health import Beats, serving
+from metacore_operator.metrics import CONTENT_TYPE, OperatorMetrics
 
 
 class Clock:
@@ -16,15 +17,16 @@ class Clock:
         return self.now
 
 
-async def asked(port: int) -> tuple[int, str]:
-    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/healthz") as response:
+async def asked(port: int, path: str = "healthz") -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/{path}") as response:
+        assert path != "metrics" or response.headers["Content-Type"] == CONTENT_TYPE
         return response.status, await response.text()
 
 
 async def test_a_late_loop_is_named_and_its_next_beat_mends_it() -> None:
     clock = Clock()
     beats = Beats(clock)
-    async with serving(beats, "127.0.0.1", 0) as port:
+    async with serving(beats, OperatorMetrics(process=False), "127.0.0.1", 0) as port:
         assert await asked(port) == (200, "ok\n")
         beats.expect("lease", 10)
         beats.expect("pulse", 100)
@@ -37,7 +39,29 @@ async def test_a_late_loop_is_named_and_its_next_beat_mends_it() -> None:
 
 
 async def test_an_address_that_is_taken_is_said() -> None:
-    async with serving(Beats(), "127.0.0.1", 0) as port:
+    async with serving(Beats(), OperatorMetrics(process=False), "127.0.0.1", 0) as port:
         with pytest.raises(Misconfigured, match=f"cannot listen on 127.0.0.1:{port}"):
-            async with serving(Beats(), "127.0.0.1", port):
+            async with serving(Beats(), OperatorMetrics(process=False), "127.0.0.1", port):
                 pass
+
+
+async def test_metrics_are_those_of_the_operator_that_works_or_waits() -> None:
+    metrics = OperatorMetrics(process=False)
+    async with serving(Beats(), metrics, "127.0.0.1", 0) as port:
+        status, text = await asked(port, "metrics")
+        assert status == 200
+        assert "metacore_operator_leader 0.0" in text
+        metrics.leads()
+        metrics.reconciled("stalled", 0.2)
+        metrics.addons({"Ready": 3, "Stalled": 0})
+        metrics.waiting(7)
+        text = (await asked(port, "metrics"))[1]
+        for line in (
+            "metacore_operator_leader 1.0",
+            'metacore_operator_reconciles_total{outcome="stalled"} 1.0',
+            "metacore_operator_reconcile_duration_seconds_count 1.0",
+            'metacore_operator_addons{phase="Ready"} 3.0',
+            'metacore_operator_addons{phase="Stalled"} 0.0',
+            "metacore_operator_queue_depth 7.0",
+        ):
+            assert line in text.splitlines()

@@ -9,6 +9,7 @@ import pytest
 
 from metacore.errors import Misconfigured
 from metacore_operator.__main__ import read_operator_settings
+from metacore_operator.metrics import OperatorMetric, OperatorMetrics
 from metacore_operator.settings import OperatorSettings, Tenancy
 
 PAGE = Path(__file__).parents[2] / "docs" / "operator.md"
@@ -45,3 +46,17 @@ def test_what_cannot_be_understood_is_named(monkeypatch: pytest.MonkeyPatch, nam
     monkeypatch.setenv(f"METACORE_OPERATOR_{name}", value)
     with pytest.raises(Misconfigured, match=f"METACORE_OPERATOR_{name}"):
         read_operator_settings()
+
+
+@pytest.mark.parametrize("name", list(OperatorMetric))
+def test_each_metric_is_documented(name: OperatorMetric) -> None:
+    assert re.search(rf"^\| `{re.escape(name)}` \|", PAGE.read_text("utf-8"), re.MULTILINE), f"{name} lacks a row"
+
+
+def test_each_documented_metric_exists_and_each_name_is_registered() -> None:
+    documented = set(re.findall(r"^\| `(metacore_operator_\w+)` \|", PAGE.read_text("utf-8"), re.MULTILINE))
+    registered = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in OperatorMetrics(process=False).registry.collect()
+    }
+    assert documented == registered == {str(name) for name in OperatorMetric}

@@ -10,6 +10,7 @@ import pytest
 from tests.kubernetes_objects import ObjectsInMemory
 
 from metacore.errors import Unavailable
+from metacore_operator.metrics import OperatorMetrics
 from metacore_operator.rollout.decide import Policy
 from metacore_operator.rollout.objects import Objects, Release
 from metacore_operator.rollout.runner import RESYNC_SECONDS, ModeRollouts
@@ -45,7 +46,7 @@ class World:
         self.database = Database()
         self.policy = policy or Policy()
         self.now = START
-        self.beats = 0
+        self.metrics = OperatorMetrics(process=False)
         self.wish("")
         self.deploy()
         self.pod("a", "shadow")
@@ -57,6 +58,7 @@ class World:
             Objects(self.api, release, "tester"),
             self.database,
             self.policy,
+            self.metrics,
             window=600,
             pulse=0.01,
             now=lambda: self.now,
@@ -138,6 +140,11 @@ async def test_a_flip_is_followed_by_one_operator_and_finished_by_another() -> N
     assert world.shown["kernels"] == [
         {"name": "b", "mode": "enforce", "observed": "enforce", "ready": True, "problem": ""}
     ]
+    scraped = world.metrics.render().decode().splitlines()
+    assert 'metacore_operator_mode_phase{phase="Settled"} 1.0' in scraped
+    assert 'metacore_operator_mode_phase{phase="Rolling"} 0.0' in scraped
+    assert 'metacore_operator_mode_pods{mode="enforce"} 1.0' in scraped
+    assert 'metacore_operator_mode_changes_total{phase="Rolling"} 1.0' in scraped
     assert world.events() == [
         ("Deployment", "Normal", "RollingOut"),
         ("ConfigMap", "Normal", "RollingOut"),

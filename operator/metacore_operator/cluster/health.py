@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from metacore.errors import Misconfigured
+from metacore_operator.metrics import CONTENT_TYPE, OperatorMetrics
 
 
 class Beats:
@@ -36,8 +37,9 @@ class Beats:
 
 
 @asynccontextmanager
-async def serving(beats: Beats, host: str, port: int) -> AsyncIterator[int]:
-    """Answer GET /healthz while the block runs, on the port that it gives: 200, or 503 with the loops that are late.
+async def serving(beats: Beats, metrics: OperatorMetrics, host: str, port: int) -> AsyncIterator[int]:
+    """Answer GET /metrics, and GET /healthz with 200, or 503 and the loops that are late, while the block runs, on the
+    port that it gives.
 
     Raises:
         Misconfigured: the address is taken.
@@ -48,8 +50,12 @@ async def serving(beats: Beats, host: str, port: int) -> AsyncIterator[int]:
         text = "late: " + ", ".join(late) if late else "ok"
         return web.Response(text=text + "\n", status=503 if late else 200)
 
+    async def scrape(_request: web.Request) -> web.Response:
+        return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
     application = web.Application()
     application.router.add_get("/healthz", healthz)
+    application.router.add_get("/metrics", scrape)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:

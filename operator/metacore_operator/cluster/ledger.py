@@ -9,7 +9,7 @@ from typing import Any
 from metacore.errors import InvalidInput
 from metacore_operator.resources.addon import API_VERSION, KIND, Addon, Metadata, parse_addon
 from metacore_operator.resources.spec import AddonSpec
-from metacore_operator.resources.status import AddonStatus
+from metacore_operator.resources.status import AddonStatus, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,11 @@ class Ledger:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._records)
+
+    def by_phase(self) -> Mapping[str, int]:
+        """How many Addons are in each phase, those of which there are none as well."""
+        phases = [record.addon.status.phase for record in self._records.values()]
+        return {phase.value: phases.count(phase) for phase in Phase}
 
     def get(self, name: str) -> Record | None:
         return self._records.get(name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -22,6 +23,7 @@ from metacore_operator.cluster.ledger import Ledger, Record, read_record
 from metacore_operator.cluster.tenancy import TenantsOf
 from metacore_operator.cluster.trust import SecretTrust
 from metacore_operator.conditions import Event, Summary
+from metacore_operator.metrics import OperatorMetrics
 from metacore_operator.outcomes import Done, Outcome, Reason, Waiting, retry_delay
 from metacore_operator.queue import WorkQueue
 from metacore_operator.resources.addon import Addon
@@ -55,6 +57,7 @@ class ClusterRunner:
         board: Board,
         trust: SecretTrust,
         beats: Beats,
+        metrics: OperatorMetrics,
         settings: OperatorSettings,
         *,
         finalizer: str,
@@ -65,6 +68,7 @@ class ClusterRunner:
         self._board = board
         self._trust = trust
         self._beats = beats
+        self._metrics = metrics
         self._settings = settings
         self._finalizer = finalizer
         self._background = tuple(background)
@@ -139,6 +143,8 @@ class ClusterRunner:
             if pulse is not None and before is not None:
                 self._want(pulse.changed_since(before))
             before = pulse or before
+            self._metrics.waiting(self._queue.depth)
+            self._metrics.addons(self._ledger.by_phase())
             self._beats.beat(PULSE_LOOP)
             await asyncio.sleep(self._settings.pulse)
 
@@ -185,35 +191,42 @@ class ClusterRunner:
     async def _work(self) -> None:
         while True:
             async with self._queue.take() as name:
+                began = time.monotonic()
                 try:
                     async with self._alone(name):
-                        await self._one(name)
+                        outcome = await self._one(name)
+                    if outcome is not None:
+                        self._metrics.reconciled(type(outcome).__name__.lower(), time.monotonic() - began)
                 except Exception as error:
+                    self._metrics.reconciled("failed", time.monotonic() - began)
                     log.warning("addon.reconcile_failed", addon=name, error=_words(error), exc_info=_unexpected(error))
                     self._queue.add(name, _capped(retry_delay(self._queue.failed(name))))
 
-    async def _one(self, name: str) -> None:
+    async def _one(self, name: str) -> Outcome | None:
+        """What became of it; None when there was nothing to do."""
         record = self._ledger.get(name)
         if record is None or record.deleting or not record.held:
-            return
+            return None
         if not self._trust.known:
             # Before the Secret was read, everything would look untrusted.
             raise Unavailable("the trusted keys are not known yet")
         addon = record.addon
         if record.problem:
-            await self._publish(name, addon, self._refused(record))
+            refused = self._refused(record)
+            await self._publish(name, addon, refused)
             self._queue.add(name, self._settings.resync)
-            return
+            return refused.decisive
         generation = addon.metadata.generation
         if addon.status.observed_generation != generation and not (addon.spec.suspend or addon.paused):
             began = conditions.began(addon.status, generation, now=self._now())
             if not await self._show(name, addon, began):
-                return
+                return None
             addon = addon.model_copy(update={"status": began})
         state = TenantsOf(self._ports.state, addon.metadata.namespace, self._settings.rules)
         summary = await reconcile(addon, replace(self._ports, state=state), now=self._now)
         if await self._publish(name, addon, summary):
             self._schedule(name, summary.decisive)
+        return summary.decisive
 
     def _schedule(self, name: str, outcome: Outcome) -> None:
         if isinstance(outcome, Waiting):

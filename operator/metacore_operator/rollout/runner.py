@@ -10,6 +10,7 @@ from typing import TypeVar
 from metacore.errors import MetacoreError
 from metacore.logs import get_logger
 from metacore_operator.api_server import Document
+from metacore_operator.metrics import OperatorMetrics
 from metacore_operator.resources.mode_rollout import ModeRolloutStatus
 from metacore_operator.rollout.decide import Decision, Policy, decide
 from metacore_operator.rollout.evidence import Evidence
@@ -38,20 +39,20 @@ class ModeRollouts:
         objects: Objects,
         evidence: Evidence,
         policy: Policy,
+        metrics: OperatorMetrics,
         *,
         window: float,
         pulse: float,
         on_turn: Callable[[], None] = lambda: None,
-        on_decided: Callable[[Decision, Sight], None] = lambda decision, sight: None,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
         self._objects = objects
         self._evidence = evidence
         self._policy = policy
+        self._metrics = metrics
         self._window = window
         self._pulse = pulse
         self._on_turn = on_turn
-        self._on_decided = on_decided
         self._now = now
         self._shown: ModeRolloutStatus | None = None
         self._behind = False
@@ -96,7 +97,7 @@ class ModeRollouts:
                 return None
             deployment = changed
         await self._tell(decision, wish, sight, deployment, config_map)
-        self._on_decided(decision, sight)
+        self._metrics.mode({phase.value: phase is decision.phase for phase in Phase}, sight.counts)
         busy = decision.phase not in (Phase.SETTLED, Phase.REFUSED)
         self._seen = None if busy else _versions(deployment, config_map)
         self._looked_at = self._now()
@@ -136,6 +137,7 @@ class ModeRollouts:
             return
         self._behind = not await self._guarded("status", self._objects.show(deployment, status))
         for told in events_of(status, shown):
+            self._metrics.mode_changed(status.phase)
             level = log.warning if told.type == "Warning" else log.info
             level("rollout.event", reason=told.reason, told=told.message)
             await self._guarded("events", self._objects.tell(deployment, config_map, told))

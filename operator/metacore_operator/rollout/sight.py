@@ -94,11 +94,15 @@ class Sight:
         return tuple(pod for pod in self.pods if pod.mode is mode and pod.problem and not pod.ending)
 
     @property
+    def counts(self) -> Mapping[str, int]:
+        """How many pods say that they are in which mode; `starting` are those that say nothing yet."""
+        counts = {mode.value: sum(pod.observed is mode for pod in self.pods) for mode in (Mode.ENFORCE, Mode.SHADOW)}
+        return {**counts, "starting": sum(pod.observed is None and not pod.ending for pod in self.pods)}
+
+    @property
     def words(self) -> str:
-        """How many pods say that they are in which mode: `2 enforce, 1 shadow, 1 starting`."""
-        counts = [(mode.value, sum(pod.observed is mode for pod in self.pods)) for mode in (Mode.ENFORCE, Mode.SHADOW)]
-        counts.append(("starting", sum(pod.observed is None and not pod.ending for pod in self.pods)))
-        return ", ".join(f"{count} {name}" for name, count in counts if count) or "none"
+        """The counts for people: `2 enforce, 1 shadow, 1 starting`."""
+        return ", ".join(f"{count} {name}" for name, count in self.counts.items() if count) or "none"
 
 
 def read_sight(
