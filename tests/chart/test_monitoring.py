@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 import yaml
 from tests.chart import generate
-from tests.chart.rendering import named, of_kind, render, rendered
+from tests.chart.rendering import container, named, of_kind, pod, render, rendered
 from tests.chart.value_sets import EXTERNAL
 from tests.cluster.build import build
 
 from metacore.metrics import MetricName, Metrics
+from metacore_operator.metrics import OperatorMetric, OperatorMetrics
 
 SCENARIOS = Path(__file__).parent / "alerts_test.yaml"
 PROCESS_METRICS = frozenset({"process_cpu_seconds_total", "process_resident_memory_bytes"})
+NAMES = frozenset(map(str, [*MetricName, *OperatorMetric]))
 HISTOGRAM_PARTS = ("_bucket", "_count", "_sum")
 
 
@@ -44,8 +46,9 @@ def test_an_alert_names_metrics_that_exist_and_this_release_only(alert: str) -> 
     (rule,) = [rule for rule in rules() if rule["alert"] == alert]
     assert metrics_in(rule["expr"])
     assert unknown_in(rule["expr"]) == set()
-    for series in re.findall(r"metacore_\w+(\{.*?\})?(?=[^\w{]|$)", rule["expr"]):
-        assert series.startswith('{namespace="backstage",job="shop"')
+    for name, labels in re.findall(r"(metacore_\w+)(\{.*?\})?(?=[^\w{]|$)", rule["expr"]):
+        job = "shop-operator" if _family(name) in set(OperatorMetric) else "shop"
+        assert re.match(rf'\{{namespace="backstage",job="{job}"[,}}]', labels)
     assert set(rule["annotations"]) == {"summary", "description"}
     assert rule["labels"]["severity"] in {"critical", "warning", "info"}
 
@@ -53,15 +56,15 @@ def test_an_alert_names_metrics_that_exist_and_this_release_only(alert: str) -> 
 def test_the_dashboard_names_metrics_that_exist_and_shows_each() -> None:
     expressions = expressions_of_the_dashboard()
     assert {name for text in expressions for name in unknown_in(text)} == set()
-    assert {name for text in expressions for name in metrics_in(text)} >= set(map(str, MetricName))
+    assert {name for text in expressions for name in metrics_in(text)} >= NAMES
 
 
 def test_labels_in_expressions_are_labels_of_the_metrics() -> None:
     """Those of the program, and those that a scrape adds."""
     known = {"namespace", "job", "pod", "le"}
-    for family in Metrics(process=False).registry.collect():
+    for family in [*Metrics(process=False).registry.collect(), *OperatorMetrics(process=False).registry.collect()]:
         known |= {label for sample in family.samples for label in sample.labels}
-    known |= {"route", "method", "status", "model", "operation", "outcome", "addon"}
+    known |= {"route", "method", "status", "model", "operation", "outcome", "addon", "phase", "mode"}
     texts = [rule["expr"] for rule in rules()] + expressions_of_the_dashboard()
     for text in texts:
         for group in re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", text):
@@ -112,20 +115,39 @@ def test_alerts_can_be_left_out_and_labelled() -> None:
     assert {rule["labels"]["severity"] for rule in group["rules"]} == {"page"}
 
 
-def test_the_scrape_finds_the_service() -> None:
+@pytest.mark.parametrize("name", ["shop", "shop-operator"])
+def test_the_scrape_finds_the_service_and_reaches_its_pods(name: str) -> None:
     objects = rendered("monitored")
-    monitor = named(objects, "ServiceMonitor", "shop")
-    service = named(objects, "Service", "shop")
+    monitor = named(objects, "ServiceMonitor", name)
+    service = named(objects, "Service", name)
+    others = [item for item in of_kind(objects, "Service") if item is not service]
+    assert not [
+        item
+        for item in others
+        if monitor["spec"]["selector"]["matchLabels"].items() <= item["metadata"]["labels"].items()
+    ]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
     (endpoint,) = monitor["spec"]["endpoints"]
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
     assert (endpoint["path"], endpoint["interval"]) == ("/metrics", "15s")
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    component = "operator" if name == "shop-operator" else "kernel"
+    (port,) = service["spec"]["ports"]
+    (policy,) = [
+        item
+        for item in of_kind(objects, "NetworkPolicy")
+        if item["spec"]["podSelector"].get("matchLabels") == service["spec"]["selector"]
+    ]
+    assert service["spec"]["selector"].items() <= pod(objects, component)["metadata"]["labels"].items()
+    assert port["targetPort"] in {item["name"] for item in container(objects, component)["ports"]}
+    allowed = [entry["port"] for rule in policy["spec"]["ingress"] for entry in rule["ports"]]
+    assert port["targetPort"] in allowed
 
 
 def test_nothing_of_monitoring_is_there_unless_asked_for() -> None:
     assert not of_kind(rendered("external"), "ServiceMonitor", "PrometheusRule")
     assert len(of_kind(rendered("external"), "ConfigMap")) == 1
+    assert [item["metadata"]["name"] for item in of_kind(rendered("external"), "Service")] == ["shop"]
 
 
 def metrics_in(text: str) -> set[str]:
@@ -135,11 +157,11 @@ def metrics_in(text: str) -> set[str]:
 
 
 def unknown_in(text: str) -> set[str]:
-    return metrics_in(text) - set(map(str, MetricName)) - PROCESS_METRICS
+    return metrics_in(text) - NAMES - PROCESS_METRICS
 
 
 def _family(name: str) -> str:
     for part in HISTOGRAM_PARTS:
-        if name.removesuffix(part) in set(MetricName):
+        if name.removesuffix(part) in NAMES:
             return name.removesuffix(part)
     return name

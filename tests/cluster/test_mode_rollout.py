@@ -51,9 +51,9 @@ def test_a_flip_and_back_with_the_observed_mode_of_each_pod(shadow: ModeWorld) -
 
 
 def test_a_setting_that_breaks_enforcing_pods_leads_back_and_another_try_is_asked_for(new_release: NewRelease) -> None:
-    # In shadow the variable is empty, which listens everywhere; `enforce` is no address of anything.
+    # In shadow the variable is empty, which opens nothing; `enforce` is no network, and the kernel says so and ends.
     mode = {"fieldRef": {"fieldPath": "metadata.annotations['metacore.dev/mode']"}}
-    broken = {"kernel": {"extraEnv": [{"name": "METACORE_HOST", "valueFrom": mode}]}}
+    broken = {"kernel": {"extraEnv": [{"name": "METACORE_EGRESS_ALLOW_PRIVATE", "valueFrom": mode}]}}
     world = ModeWorld(new_release(broken).release)
     world.until("Settled", "shadow", "WishMet")
     before = set(world.observed())

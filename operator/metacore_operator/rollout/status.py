@@ -33,13 +33,15 @@ def status_of(
 ) -> ModeRolloutStatus:
     """The status after `decision`; conditions keep the time at which they last changed."""
     record = decision.record
+    # A pod that ends and whose kernel has said goodbye is in no mode any more.
+    pods = [pod for pod in sight.pods if pod.observed or not pod.ending]
     return ModeRolloutStatus(
         phase=decision.phase.value,
         wish=wish.text,
         mode=record.mode.value,
         former=record.former_mode.value,
         pods=sight.words,
-        kernels=tuple(_pod(pod) for pod in sight.pods[:MOST_PODS]),
+        kernels=tuple(_pod(pod) for pod in pods[:MOST_PODS]),
         conditions=_conditions(decision, previous, now.replace(microsecond=0)),
     )
 
