@@ -151,7 +151,7 @@ class FolderWorld:
     # What can be seen
 
     async def until(self, reason: Reason, name: str = "tickets", *, words: str = "") -> str:
-        """Wait for an event of `name` with `reason` and `words` in its message, and forget everything up to it."""
+        """Wait for an event of `name` with `reason` and `words` in its message, and forget what came before it."""
 
         def found() -> int | None:
             for place, (told, event) in enumerate(self.events):
@@ -167,7 +167,7 @@ class FolderWorld:
         place = found()
         assert place is not None
         message = self.events[place][1].message
-        del self.events[: place + 1]
+        self.events = [item for index, item in enumerate(self.events) if index > place or item[0] != name]
         return message
 
     def status(self, name: str = "tickets") -> AddonStatus:

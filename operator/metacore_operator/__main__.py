@@ -156,7 +156,7 @@ async def _work(
         finalizer=FINALIZER,
         background=(
             RequestWorker(owner, installer, trust.current, sealer),
-            Housekeeping(owner),
+            Housekeeping(owner, installer),
             _rollouts(operator, api, owner, beats, metrics, identity),
         ),
     )

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from metacore.auth.sessions import purge_sessions
 from metacore.capabilities.writer import purge_violations
 from metacore.db.database import Database
+from metacore.installer.execute import Installer
 from metacore.logs import get_logger
 
 log = get_logger(__name__)
@@ -17,17 +18,19 @@ DAY = 86_400.0
 
 
 class Housekeeping:
-    """Deletes ended login sessions with their refresh tokens, and violations that are older than a month, at the start
-    and then every `interval` seconds."""
+    """Deletes ended login sessions with their refresh tokens, violations that are older than a month, and with an
+    `installer` what killed rehearsals left: at the start and then every `interval` seconds."""
 
     def __init__(
         self,
         owner: Database,
+        installer: Installer | None = None,
         *,
         interval: float = DAY,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
         self._owner = owner
+        self._installer = installer
         self._interval = interval
         self._now = now
 
@@ -37,6 +40,8 @@ class Housekeeping:
             now = self._now()
             await self._purge("sessions", purge_sessions(self._owner, now=now))
             await self._purge("violations", purge_violations(self._owner, now=now))
+            if self._installer is not None:
+                await self._purge("rehearsals", self._installer.sweep())
             try:
                 await asyncio.wait_for(stop.wait(), self._interval)
             except TimeoutError:

@@ -78,6 +78,8 @@ class Reason(StrEnum):
     DOWNGRADE_REFUSED = "DowngradeRefused"
     PLAN_REFUSED = "PlanRefused"
     DATA_AT_RISK = "DataAtRisk"
+    MIGRATION_RISKY = "MigrationRisky"
+    REHEARSAL_FAILED = "RehearsalFailed"
     ORGANIZATION_AMBIGUOUS = "OrganizationAmbiguous"
     FENCED = "Fenced"
 

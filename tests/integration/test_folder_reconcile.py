@@ -505,3 +505,29 @@ async def stored_hashes(world: FolderWorld) -> dict[str, str]:
 
 def hash_of(secret: str) -> str:
     return f"sha256:{hashlib.sha256(bytes.fromhex(secret)).hexdigest()}"
+
+
+async def test_a_migration_that_would_fail_with_the_rows_is_found_before_anything_changes(
+    world: FolderWorld, acme: OrganizationId
+) -> None:
+    first = {"0001_extra.sql": "CREATE TABLE extra (id uuid, organization_id uuid NOT NULL, note text);"}
+    second = {**first, "0002_one.sql": "ALTER TABLE extra ADD COLUMN n int; CREATE UNIQUE INDEX one ON extra (note);"}
+    world.bundle("tickets.tar.gz", migrations=first)
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        await world.owner.postgres.execute(
+            "INSERT INTO addon_tickets.extra (organization_id, note) SELECT $1, 'same' FROM generate_series(1, 2)", acme
+        )
+        world.bundle("tickets.tar.gz", version="1.1.0", migrations=second)
+        message = await world.until(Reason.REHEARSAL_FAILED)
+        assert "0002_one.sql:1: could not create unique index" in message
+        assert world.condition("PreflightPassed") == ("False", "RehearsalFailed")
+        assert "n" not in await world.columns("extra") and world.served(acme) == "1.0.0"
+
+        await world.owner.postgres.execute("DELETE FROM addon_tickets.extra")
+        world.declare(annotations={"metacore.dev/force": "I mended the rows"})
+        await world.until(Reason.INSTALLED, words="version 1.1.0")
+        preflight = world.status().condition("PreflightPassed")
+        assert preflight is not None
+        assert "n" in await world.columns("extra")

@@ -20,7 +20,7 @@ from metacore.errors import Conflict, InstallFailed, KeyOwned, ModelConflict, Re
 from metacore.installer.execute import InstallReport
 from metacore.installer.lifecycle import StoredSecret
 from metacore.installer.plan import Plan, Risk, Step
-from metacore.installer.steps import RiskKind, StepKind
+from metacore.installer.steps import Impact, Rehearsal, RiskKind, StepKind
 from metacore.manifest.model import Capability, Requirement
 from metacore_operator.conditions import LONGEST_MESSAGE, Summary
 from metacore_operator.outcomes import Done, Reason, Stalled, Waiting
@@ -73,6 +73,8 @@ class World:
         self.did: tuple[str, ...] = ()
         self.others: dict[str, InstalledAddon] = {}
         self.away = False
+        self.rehearsed = 0
+        self.rehearsal = Rehearsal()
         self.secrets: dict[uuid.UUID, bytes] = {}
         self.opens = True
         self.refusal: Exception | None = None
@@ -95,6 +97,10 @@ class World:
         return Fetched(self.content, self.signature, "tickets.tar.gz")
 
     # Installer
+
+    async def rehearse(self, bundle: Bundle, organizations: Sequence[uuid.UUID], plan: Plan | None = None) -> Rehearsal:
+        self.rehearsed += 1
+        return self.rehearsal
 
     async def plan(self, bundle: Bundle, organizations: Sequence[uuid.UUID], *, allow_downgrade: bool = False) -> Plan:
         if self.plan_refusal is not None:
@@ -765,3 +771,60 @@ async def test_messages_in_a_status_are_bounded() -> None:
 
     assert len(text(summary)) == LONGEST_MESSAGE
     assert all(len(event.message) <= LONGEST_MESSAGE for event in summary.events)
+
+
+MIGRATION = Step("migration addon_tickets 0002", StepKind.MIGRATION, schema="addon_tickets")
+IMPACT = Impact(
+    "0002_x.sql:1", "ALTER TABLE", "addon_tickets.a", "AccessExclusiveLock", rewrites=True, scans=True, rows=3
+)
+
+
+async def test_migrations_are_tried_before_and_what_was_seen_is_told() -> None:
+    world = World()
+    world.planned = (MIGRATION,)
+    world.rehearsal = Rehearsal(impacts=(IMPACT,), notes=("addon_tickets.a: tried with some of its rows",))
+
+    summary = await world.reconcile()
+
+    condition = summary.status.condition("PreflightPassed")
+    assert condition is not None and condition.status == "True"
+    assert (
+        "0002_x.sql:1 ALTER TABLE of addon_tickets.a (AccessExclusiveLock, written anew, 3 rows)" in condition.message
+    )
+    assert "tried with some of its rows" in condition.message
+
+
+async def test_a_migration_that_failed_on_the_copy_is_not_run() -> None:
+    world = World()
+    world.planned = (MIGRATION,)
+    world.rehearsal = Rehearsal(failure="migrations/0002_x.sql:1: could not create unique index")
+
+    stalled = await world.reconcile()
+
+    assert isinstance(stalled.decisive, Stalled) and stalled.decisive.reason is Reason.REHEARSAL_FAILED
+    assert "could not create unique index" in text(stalled) and world.calls == []
+    again = await world.reconcile(after(stalled))
+    assert again.decisive.reason is Reason.REHEARSAL_FAILED and world.rehearsed == 1, "it is not tried every minute"
+    await world.reconcile(after(again, {FORCE: "look again"}))
+    assert world.rehearsed == 2
+
+
+@pytest.mark.parametrize("code", ["rewrite", "lock"])
+async def test_what_keeps_others_waiting_needs_a_waiver_of_its_code(code: str) -> None:
+    world = World()
+    world.planned = (MIGRATION,)
+    world.rehearsal = Rehearsal(risks=(Risk(RiskKind(code), "addon_tickets.a", "addon_tickets.a is locked for long"),))
+
+    stalled = await world.reconcile(addon_of(preflight={"waivers": ["data_loss"]}))
+
+    assert stalled.decisive.reason is Reason.MIGRATION_RISKY
+    assert "is locked for long" in text(stalled) and f"{code}@1.0.0" in text(stalled)
+    accepted = await world.reconcile(addon_of(preflight={"waivers": [f"{code}@1.0.0"]}))
+    assert accepted.status.condition("PreflightPassed").status == "True"  # type: ignore[union-attr]
+    assert world.calls[0][0] == "install"
+
+
+async def test_without_migrations_nothing_is_tried() -> None:
+    world = World()
+    await world.reconcile()
+    assert world.rehearsed == 0

@@ -235,7 +235,7 @@ class Development:
             ports,
             trust,
             settings=ReconcileSettings(pulse=PULSE_SECONDS),
-            companions=[RequestWorker(owner, installer, trust.current, sealer), Housekeeping(owner)],
+            companions=[RequestWorker(owner, installer, trust.current, sealer), Housekeeping(owner, installer)],
             on_event=self._happened,
             on_progress=self._progressed,
         )

@@ -22,7 +22,7 @@ from metacore.db.database import Database
 from metacore.errors import NotFound, SignatureRefused
 from metacore.installer.execute import Installer
 from metacore.installer.plan import Plan, plan_for_empty
-from metacore.installer.steps import Step, StepKind
+from metacore.installer.steps import Rehearsal, Step, StepKind
 from metacore.orm.tables import Organization
 
 EXAMPLE_ORGANIZATION = uuid.UUID("00000000-0000-4000-8000-000000000001")
@@ -56,6 +56,9 @@ def plan(
     organization: Annotated[
         list[str] | None, typer.Option(help="Organization that gets the addon, by id or name; several are possible.")
     ] = None,
+    rehearse: Annotated[
+        bool, typer.Option(help="Try pending migrations on a copy of the addon's schema, which is gone afterwards.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what installing a bundle would do: signature, steps with their DDL, capabilities, data at risk.
@@ -66,15 +69,16 @@ def plan(
     verification = _verify(content, signature or signature_path(file), signature is not None, key or [])
     bundle = read_bundle(content)
     url = database_url or read_settings().owner_database_url.get_secret_value()
+    tried = Rehearsal()
     if url:
-        found = asyncio.run(_plan_in(url, bundle, organization or []))
+        found, tried = asyncio.run(_plan_in(url, bundle, organization or [], rehearse=rehearse))
     else:
         found = plan_for_empty(bundle, [_id(text) for text in organization or []] or [EXAMPLE_ORGANIZATION])
     if as_json:
-        output.show_json({"signature": verification.as_json(), **found.as_json()})
+        output.show_json({"signature": verification.as_json(), **found.as_json(), "rehearsal": tried.as_json()})
     else:
-        _show(bundle, found, verification, url)
-    if verification.verified is None:
+        _show(bundle, found, verification, url, tried)
+    if verification.verified is None or tried.failure:
         raise typer.Exit(1)
 
 
@@ -88,11 +92,13 @@ def _verify(content: bytes, place: Path, given: bool, keys: list[str]) -> Verifi
         return Verification(None, error.code, error.message)
 
 
-async def _plan_in(url: str, bundle: Bundle, wanted: Sequence[str]) -> Plan:
+async def _plan_in(url: str, bundle: Bundle, wanted: Sequence[str], *, rehearse: bool) -> tuple[Plan, Rehearsal]:
     database = await Database.connect(url, pool_size=2, application_name="metacore-plan")
     try:
         organizations = await _organizations(database, wanted)
-        return await Installer(database).plan(bundle, organizations)
+        installer = Installer(database)
+        found = await installer.plan(bundle, organizations)
+        return found, await installer.rehearse(bundle, organizations, found) if rehearse else Rehearsal()
     finally:
         await database.close()
 
@@ -121,7 +127,7 @@ def _id(text: str) -> uuid.UUID:
         raise NotFound(f"{text!r} is no id: without a database organizations have no names") from None
 
 
-def _show(bundle: Bundle, plan: Plan, verification: Verification, url: str) -> None:
+def _show(bundle: Bundle, plan: Plan, verification: Verification, url: str, tried: Rehearsal) -> None:
     manifest = bundle.manifest
     output.say(f"{manifest.key} {manifest.version}  {manifest.name}  sha256 {bundle.digest}")
     if verification.verified is None:
@@ -136,6 +142,7 @@ def _show(bundle: Bundle, plan: Plan, verification: Verification, url: str) -> N
     _show_capabilities(plan)
     _show_lines("data at risk", [f"{risk.subject}: {risk.message}" for risk in plan.risks], colour="33;1")
     _show_lines("left out", plan.notes, colour="33")
+    _show_rehearsal(tried)
     if not plan.changed:
         output.say("nothing to do: the database holds all of it")
         return
@@ -152,6 +159,24 @@ def _show_capabilities(plan: Plan) -> None:
         new = output.paint(" (new)", "36;1") if capability in plan.new_capabilities else ""
         reason = f": {capability.reason}" if capability.reason else ""
         output.say(f"  {capability.kind} {capability.target}{new}{reason}")
+
+
+def _show_rehearsal(tried: Rehearsal) -> None:
+    """What was seen when the migrations were tried on a copy."""
+    if tried.failure:
+        output.say(f"tried on a copy: {output.paint('fails', '31;1')}: {tried.failure}")
+    lines = []
+    for impact in tried.impacts:
+        does = [
+            impact.lock,
+            *(["written anew"] if impact.rewrites else []),
+            *(["read through"] if impact.scans else []),
+        ]
+        rows = f"{'more than ' * impact.more}{impact.rows} rows"
+        lines.append(f"{impact.place} {impact.statement} of {impact.table}: {', '.join(does)}; {rows}")
+    _show_lines("tried on a copy", lines, colour="36")
+    _show_lines("keeps others waiting", [risk.message for risk in tried.risks], colour="33;1")
+    _show_lines("not tried", tried.notes, colour="33")
 
 
 def _show_lines(title: str, lines: Sequence[str], *, colour: str) -> None:

@@ -20,7 +20,7 @@ from metacore.bundle.signature import Signature, TrustedKeys, verify
 from metacore.db.database import Database
 from metacore.db.roles import KERNEL_ROLE
 from metacore.errors import Conflict, InvalidInput
-from metacore.installer import lifecycle, migration_role, observe, preflight, register, runner
+from metacore.installer import lifecycle, migration_role, observe, preflight, register, rehearsal, runner, scratch
 from metacore.installer.failures import sqlstate
 from metacore.installer.lifecycle import StoredSecret
 from metacore.installer.plan import Plan, build_plan, targets_of
@@ -29,7 +29,7 @@ from metacore.installer.runner import Runner
 from metacore.installer.settings_merge import check_settings, merged
 from metacore.installer.sql_migrations import JudgedMigration, judge
 from metacore.installer.state import State
-from metacore.installer.steps import StepKind
+from metacore.installer.steps import Rehearsal, StepKind
 from metacore.installer.wasm_check import check_wasm
 from metacore.manifest.model import Capability
 from metacore.secrets import Sealer
@@ -84,6 +84,7 @@ class Installer:
         self._kernel_role = kernel_role
         self._host_models = host_models
         self._point = point
+        self._rehearsing = asyncio.Semaphore(1)
 
     async def plan(self, bundle: Bundle, organizations: Sequence[uuid.UUID], *, allow_downgrade: bool = False) -> Plan:
         """What installing `bundle` for `organizations` would do. Reads only; without steps there is nothing to do.
@@ -100,6 +101,40 @@ class Installer:
         pending = await asyncio.to_thread(_pending, bundle, state, organizations)
         await self._check_code(bundle, state)
         return await asyncio.to_thread(build_plan, bundle, pending, state, organizations)
+
+    async def rehearse(self, bundle: Bundle, organizations: Sequence[uuid.UUID], plan: Plan | None = None) -> Rehearsal:
+        """Try the bundle's pending migrations on a copy of the addon's schema, which is gone afterwards.
+
+        What `plan` refuses is expected to be asked before; with it, tables that the installer itself writes anew are
+        counted, too.
+
+        Raises:
+            Unavailable: it cannot be tried now.
+        """
+        async with runner.transaction(self._owner, reading=True) as connection:
+            state = await self._load(connection, bundle, organizations)
+        if state.dialect != "postgresql":
+            return Rehearsal()
+        async with self._rehearsing:
+            return await self._rehearse(bundle, organizations, state, plan)
+
+    async def _rehearse(
+        self, bundle: Bundle, organizations: Sequence[uuid.UUID], state: State, plan: Plan | None
+    ) -> Rehearsal:
+        url = self._owner.direct_url
+        counted = await rehearsal.rewritten(url, plan) if plan is not None else Rehearsal()
+        pending = await asyncio.to_thread(_pending, bundle, state, organizations)
+        if not pending:
+            return counted
+        # Those that are there come first: an empty schema has nothing to lose.
+        schema = min(pending, key=lambda name: not state.schema(name).exists)
+        others = sum(state.schema(name).exists for name in pending if name != schema)
+        tried = await rehearsal.rehearse(url, bundle.manifest.key, schema, pending[schema], others=others)
+        return replace(tried, impacts=(*tried.impacts, *counted.impacts), risks=(*tried.risks, *counted.risks))
+
+    async def sweep(self) -> int:
+        """Take away the copies of rehearsals that were killed. Returns of how many addons."""
+        return await scratch.sweep(self._owner.direct_url) if self._owner.dialect == "postgresql" else 0
 
     async def install(
         self,

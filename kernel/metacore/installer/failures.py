@@ -30,8 +30,13 @@ def sqlstate(error: BaseException) -> str:
 
 
 def said(error: BaseException) -> str:
-    """The first line of what the database said; the details below it may hold values of rows."""
+    """The first line of what the database said; the details below it may hold values of rows.
+
+    Errors of data (class 22) quote the value already there: `invalid input syntax for type integer: "…"`.
+    """
     text = str(driver_error(error)).strip().split("\n", 1)[0]
+    if sqlstate(error).startswith("22"):
+        text = text.split(': "', 1)[0]
     return text[:MAX_LENGTH] or type(error).__name__
 
 

@@ -173,14 +173,18 @@ async def _begin(
 async def _execute(connection: asyncpg.Connection[asyncpg.Record], migration: JudgedMigration, step: str) -> None:
     for statement in migration.statements:
         try:
-            # The server's own parser must see one statement, as ours did: a prepared one cannot hold two.
-            await connection.prepare(statement.sql)
+            await refuse_two(connection, statement.sql)
             await connection.execute(statement.sql)
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             if retryable(error):
                 raise
             place = f"{migration.path}:{statement.line}"
             raise InstallFailed(f"{place}: {spoken(statement.kind)}: {said(error)}", step=step) from error
+
+
+async def refuse_two(connection: asyncpg.Connection[asyncpg.Record], statement: str) -> None:
+    """The server's own parser must see one statement, as ours did: a prepared one cannot hold two."""
+    await connection.prepare(statement)
 
 
 async def _mark(

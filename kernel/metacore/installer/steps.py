@@ -26,11 +26,13 @@ class StepKind(StrEnum):
 
 
 class RiskKind(StrEnum):
-    """`data_loss` takes values away, `rewrite` changes stored values, `not_enforced` is a promise of the manifest that
-    rows already there keep the database from holding, `kept` something that stays though nobody declares it."""
+    """`data_loss` takes values away, `rewrite` writes a table anew, `lock` keeps others waiting while a table is read,
+    `not_enforced` is a promise of the manifest that rows already there keep the database from holding, `kept` something
+    that stays though nobody declares it."""
 
     DATA_LOSS = "data_loss"
     REWRITE = "rewrite"
+    LOCK = "lock"
     NOT_ENFORCED = "not_enforced"
     KEPT = "kept"
 
@@ -45,6 +47,55 @@ class Risk:
 
     def as_json(self) -> dict[str, str]:
         return {"kind": self.kind.value, "subject": self.subject, "message": self.message}
+
+
+@dataclass(frozen=True, slots=True)
+class Impact:
+    """What one statement of a migration did to a table that was there before, as seen when it was tried.
+
+    `place` is `path:line`, `lock` PostgreSQL's mode such as `AccessExclusiveLock`. `rows` were counted up to a limit;
+    `more` tells that there are more.
+    """
+
+    place: str
+    statement: str
+    table: str
+    lock: str
+    rewrites: bool
+    scans: bool
+    rows: int
+    more: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "place": self.place,
+            "statement": self.statement,
+            "table": self.table,
+            "lock": self.lock,
+            "rewrites": self.rewrites,
+            "scans": self.scans,
+            "rows": self.rows,
+            "more": self.more,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """How the migrations went that were tried on a copy. `failure` says what failed, '' when nothing did. `risks` are
+    what is dangerous with the rows that are really there, `notes` what could not be tried."""
+
+    impacts: tuple[Impact, ...] = ()
+    risks: tuple[Risk, ...] = ()
+    failure: str = ""
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "impacts": [impact.as_json() for impact in self.impacts],
+            "risks": [risk.as_json() for risk in self.risks],
+            "failure": self.failure,
+            "notes": list(self.notes),
+        }
 
 
 @dataclass(frozen=True, slots=True)

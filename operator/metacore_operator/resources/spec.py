@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -211,12 +211,17 @@ class Capabilities(Strict):
         return self
 
 
+WAIVER = r"^(data_loss|rewrite|lock|downgrade)(@.{1,64})?$"
+
+Waiver = Annotated[str, Field(pattern=WAIVER)]
+
+
 class Preflight(Strict):
-    waivers: tuple[str, ...] = Field(
+    waivers: tuple[Waiver, ...] = Field(
         default=(),
         strict=False,
         max_length=MOST_REQUIREMENTS,
-        description="Codes of data risks to accept, as the PreflightPassed condition names them.",
+        description="Codes of risks to accept, as the PreflightPassed condition names them, such as rewrite@1.1.0.",
     )
 
 

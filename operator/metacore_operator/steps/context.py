@@ -12,12 +12,14 @@ from metacore.bundle.signature import Signature, TrustedKeys, Verified
 from metacore.installer.execute import InstallReport
 from metacore.installer.lifecycle import StoredSecret
 from metacore.installer.plan import Plan
+from metacore.installer.steps import Rehearsal
 from metacore.manifest.model import Capability
 from metacore_operator.conditions import Observed
 from metacore_operator.resources.addon import Addon
 from metacore_operator.sources.source import Fetched, Sources
 from metacore_operator.steps.demands import Demands
 from metacore_operator.steps.organizations import Chosen
+from metacore_operator.steps.rehearsals import Rehearsals
 from metacore_operator.steps.state import InstalledAddon, State
 
 
@@ -27,6 +29,10 @@ class Installer(Protocol):
     async def plan(
         self, bundle: Bundle, organizations: Sequence[uuid.UUID], *, allow_downgrade: bool = False
     ) -> Plan: ...
+
+    async def rehearse(
+        self, bundle: Bundle, organizations: Sequence[uuid.UUID], plan: Plan | None = None
+    ) -> Rehearsal: ...
 
     async def install(
         self,
@@ -99,6 +105,7 @@ class Ports:
     references: References | None = None
     secrets: SecretStore | None = None
     demands: Demands = field(default_factory=Demands)
+    rehearsals: Rehearsals = field(default_factory=Rehearsals)
     progress: Callable[[str], None] = lambda _text: None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from metacore.errors import Conflict, ModelConflict, Refused
+from metacore.errors import Conflict, ModelConflict, Refused, Unavailable
 from metacore.installer.plan import Plan, Risk
-from metacore.installer.steps import RiskKind, StepKind
+from metacore.installer.steps import Impact, Rehearsal, RiskKind, StepKind
 from metacore_operator.outcomes import Done, Outcome, Reason, Stalled, Waiting
 from metacore_operator.steps import requires, settings
 from metacore_operator.steps.context import Context
@@ -40,15 +40,56 @@ async def run(context: Context) -> Outcome:
         if error.code == "requires":
             return Waiting(Reason.DEPENDENCY_PENDING, error.message)
         return Stalled(Reason.PLAN_REFUSED, error.message)
-    risks = data_at_risk(plan)
-    if risks and not waived(RiskKind.DATA_LOSS, version, waivers):
-        shown = "; ".join(risk.message for risk in risks[:SHOWN_RISKS])
-        more = f" and {len(risks) - SHOWN_RISKS} more" if len(risks) > SHOWN_RISKS else ""
-        return Stalled(
-            Reason.DATA_AT_RISK,
-            f"version {version}: {shown}{more}; to accept it put {RiskKind.DATA_LOSS}@{version} into preflight.waivers",
-        )
-    return Done(Reason.PLAN_ACCEPTED, f"{len(plan.steps)} steps" if plan.changed else "there is nothing to do")
+    try:
+        rehearsal = await _rehearsed(context, plan)
+    except Unavailable as error:
+        return Waiting(Reason.STEP_FAILED, error.message)
+    if rehearsal.failure:
+        return Stalled(Reason.REHEARSAL_FAILED, f"version {version}, tried on a copy: {rehearsal.failure}")
+    risks = [risk for risk in (*data_at_risk(plan), *rehearsal.risks) if not waived(risk.kind.value, version, waivers)]
+    if risks:
+        reason = Reason.DATA_AT_RISK if risks[0].kind is RiskKind.DATA_LOSS else Reason.MIGRATION_RISKY
+        codes = ", ".join(f"{code}@{version}" for code in dict.fromkeys(risk.kind.value for risk in risks))
+        told = _shown([risk.message for risk in risks])
+        return Stalled(reason, f"version {version}: {told}; to accept it put {codes} into preflight.waivers")
+    return Done(Reason.PLAN_ACCEPTED, _accepted(plan, rehearsal))
+
+
+async def _rehearsed(context: Context, plan: Plan) -> Rehearsal:
+    """How the migrations go on a copy of what is there, where there is anything to try."""
+    assert context.bundle is not None
+    if not plan.migrates and not any(risk.kind is RiskKind.REWRITE for risk in plan.risks):
+        return Rehearsal()
+    known, digest = context.ports.rehearsals, context.bundle.digest
+    installed = context.installed.digest if context.installed is not None else ""
+    found = None if context.addon.forced else known.recall(plan.addon_key, digest, installed)
+    if found is None:
+        context.ports.progress("rehearsal")
+        found = await context.ports.installer.rehearse(context.bundle, context.chosen.organizations, plan)
+        known.remember(plan.addon_key, digest, installed, found)
+    return found
+
+
+def _accepted(plan: Plan, rehearsal: Rehearsal) -> str:
+    """What is about to happen, with what the rehearsal saw."""
+    if not plan.changed:
+        return "there is nothing to do"
+    told = [f"{len(plan.steps)} steps"]
+    if rehearsal.impacts:
+        told.append("tried on a copy: " + _shown([_told(impact) for impact in rehearsal.impacts]))
+    told.extend(rehearsal.notes[:SHOWN_RISKS])
+    return "; ".join(told)
+
+
+def _told(impact: Impact) -> str:
+    rows = f"{'more than ' * impact.more}{impact.rows} row{'s' * (impact.rows != 1)}"
+    rewrites = ", written anew" if impact.rewrites else ""
+    return f"{impact.place} {impact.statement} of {impact.table} ({impact.lock}{rewrites}, {rows})"
+
+
+def _shown(messages: Sequence[str]) -> str:
+    more = f" and {len(messages) - SHOWN_RISKS} more" if len(messages) > SHOWN_RISKS else ""
+    return "; ".join(messages[:SHOWN_RISKS]) + more
 
 
 def data_at_risk(plan: Plan) -> tuple[Risk, ...]:
