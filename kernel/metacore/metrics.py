@@ -22,6 +22,7 @@ from prometheus_client import (
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 HTTP_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+JOB_BUCKETS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 LAG_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
 
 
@@ -44,6 +45,9 @@ class MetricName(StrEnum):
     EGRESS_DURATION = "metacore_egress_duration_seconds"
     ADDON_INVOCATIONS = "metacore_addon_invocations_total"
     ADDON_INVOCATION_DURATION = "metacore_addon_invocation_duration_seconds"
+    JOBS = "metacore_jobs_total"
+    JOBS_RUNNING = "metacore_jobs_running"
+    JOB_DURATION = "metacore_job_duration_seconds"
     WS_CONNECTIONS = "metacore_ws_connections"
     WS_MESSAGES = "metacore_ws_messages_total"
     WS_SLOW_CLIENTS = "metacore_ws_slow_clients_total"
@@ -108,6 +112,15 @@ class Metrics:
             "Time of one run of addon code, waiting for a thread included, in seconds",
             ("trigger", "kind"),
             buckets=HTTP_BUCKETS,
+            registry=self.registry,
+        )
+        self.jobs = self._counter(MetricName.JOBS, "Tries of jobs that ended", "addon", "kind", "outcome")
+        self.jobs_running = self._gauge(MetricName.JOBS_RUNNING, "Jobs that this process runs right now")
+        self.job_duration = Histogram(
+            MetricName.JOB_DURATION,
+            "Time of one try of a job, in seconds",
+            ("kind",),
+            buckets=JOB_BUCKETS,
             registry=self.registry,
         )
         self.ws_connections = self._gauge(MetricName.WS_CONNECTIONS, "Open WebSocket connections")

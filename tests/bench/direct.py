@@ -99,6 +99,7 @@ class Driver:
             "organization": account.organization_id,
             "addon_key": self._world.model.addon_key,
             "event_type": self._shape.events[verb],
+            "depth": 0,
         }
 
 

@@ -17,5 +17,8 @@ EVENTS = "metacore_events"
 REQUESTS = "metacore_requests"
 """A tenant's request was written or finished. Payload: the request id."""
 
+JOBS = "metacore_jobs"
+"""There is a job to run now. Payload: none."""
+
 EPOCHS = {AUTH: "auth", PERMISSIONS: "permissions"}
 """The row of metacore_epochs that is raised in the transaction of a NOTIFY on that channel."""

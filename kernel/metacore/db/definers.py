@@ -35,4 +35,19 @@ DEFINERS = (
     Definer(
         "metacore_record_violations", "jsonb", "One batch of counted violations is of every organization that had some."
     ),
+    Definer(
+        "metacore_claim_jobs",
+        "text, integer, integer, double precision",
+        "A worker takes the jobs of every organization in turn; it finishes each within its organization.",
+    ),
+    Definer("metacore_renew_jobs", "text, double precision", "A worker keeps whatever it took, of all organizations."),
+    Definer("metacore_next_job", "", "A worker sleeps until the first job of any organization is due."),
+    Definer(
+        "metacore_wake_subscriptions",
+        "text[], uuid[]",
+        "The relay's events are of every organization; each wakes its own.",
+    ),
+    Definer(
+        "metacore_sweep_subscriptions", "", "What no event woke is found by comparing counters of all organizations."
+    ),
 )

@@ -69,6 +69,7 @@ KERNEL_GRANTS: Mapping[str, Grant] = {
     # Who reads the secret of a new installation takes it out of the row.
     "metacore_requests": Grant(select=ALL, insert=ALL, update=("sealed_result",)),
     "metacore_events": Grant(select=ALL, insert=ALL),
+    "metacore_jobs": EVERYTHING,
     # secret_enc is sealed with the master key, and signs calls to the addon's backend; nobody needs secret_hash.
     "metacore_installations": Grant(select=(*INSTALLATION_COLUMNS, "secret_enc"), update=("settings", "updated_at")),
     "metacore_sequences": READ_AND_WRITE,

@@ -24,6 +24,7 @@ from metacore.dynamic.violations import LOST, explained, unreachable
 from metacore.errors import Unavailable
 from metacore.events.canonical import Verb
 from metacore.identity import Principal
+from metacore.orm import cause
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +72,17 @@ class PostgresRows:
     ) -> bytes:
         names = tuple(sorted(columns))
         row = orjson.dumps({**columns, "id": row_id, "created_by_id": principal.actor_id}, default=str)
+        depth = cause.depth()
 
         async def send(rows: Sequence[NewRow]) -> Sequence[bytes | Exception]:
-            return await self._insert(shape, principal, names, rows)
+            # Whoever sends for all that wait may have another cause; those of one lane have the same.
+            with cause.at(depth):
+                return await self._insert(shape, principal, names, rows)
 
         if self._lanes is None:
             return _result((await send(((row_id, row),)))[0])
         author = None if build.names_author(shape) else principal.actor_id
-        key = ("insert", shape, principal.organization_id, principal.role, names, author)
+        key = ("insert", shape, principal.organization_id, principal.role, names, author, depth)
         return await self._lanes.submit(key, (row_id, row), send, weight=len(row))
 
     async def update(
@@ -227,6 +231,7 @@ class PostgresRows:
             "addon_key": shape.model.addon_key,
             "event_type": shape.events[Verb.CREATED],
             "actor": principal.actor_id,
+            "depth": cause.depth(),
             "rows": b"[" + b",".join(row for _, row in rows) + b"]",
         }
 
@@ -272,6 +277,7 @@ def _change(
         "addon_key": shape.model.addon_key,
         "event_type": shape.events[verb],
         "actor": principal.actor_id,
+        "depth": cause.depth(),
         "id": row_id,
         "version": version,
     }

@@ -358,6 +358,7 @@ def _event(
         "tags": sa.literal_column("'[]'::jsonb"),
         "data": sa.func.jsonb_build_object(*parts, type_=JSONB()),
         "actor_id": actor,
+        "depth": sa.bindparam("depth", type_=sa.SmallInteger()),
     }
     source = sa.select(*(value.label(name) for name, value in values.items()))
     return sa.insert(_EVENTS).from_select(list(values), source, include_defaults=False).cte("e")

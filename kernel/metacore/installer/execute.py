@@ -20,7 +20,7 @@ from metacore.bundle.signature import Signature, TrustedKeys, verify
 from metacore.db.database import Database
 from metacore.db.roles import KERNEL_ROLE
 from metacore.errors import Conflict, InvalidInput
-from metacore.installer import lifecycle, migration_role, observe, preflight, register, rehearsal, runner, scratch
+from metacore.installer import farewell, lifecycle, migration_role, observe, preflight, register, rehearsal, runner, scratch
 from metacore.installer.failures import sqlstate
 from metacore.installer.lifecycle import StoredSecret
 from metacore.installer.plan import Plan, build_plan, targets_of
@@ -34,6 +34,7 @@ from metacore.installer.wasm_check import check_wasm
 from metacore.manifest.model import Capability
 from metacore.secrets import Sealer
 
+FAREWELL_SECONDS = 30.0
 MODES = ("inherit", "enforce")
 SOURCES = ("bundle", "compiled", "federated")
 RESHAPING = frozenset({StepKind.SCHEMA, StepKind.MIGRATION, StepKind.TABLE, StepKind.INDEX, StepKind.FOREIGN_KEY})
@@ -67,7 +68,8 @@ class Installer:
     """Installs, changes and removes addons as the owner role of one database.
 
     `host_models` gives the models that the host serves, by key, with their tables. `point` is for tests: it is called
-    with a word before, inside and after every step.
+    with a word before, inside and after every step. `farewell_seconds` is how long uninstall handlers may take before
+    the addon goes all the same.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class Installer:
         kernel_role: str = KERNEL_ROLE,
         host_models: Callable[[], Mapping[str, str]] = dict,
         point: Callable[[str], None] = _nothing,
+        farewell_seconds: float = FAREWELL_SECONDS,
     ) -> None:
         self._owner = owner
+        self._farewell_seconds = farewell_seconds
         self._sealer = sealer
         self._kernel_role = kernel_role
         self._host_models = host_models
@@ -216,9 +220,13 @@ class Installer:
     async def uninstall(self, key: str, organization: uuid.UUID, *, drop: bool) -> int:
         """Take the addon from an organization, with `drop` its data, too. Returns the registry's revision.
 
+        Its uninstall handlers run first, in a kernel, for a while.
+
         Raises:
             NotFound: it is not installed there. Conflict: another installed addon requires it.
         """
+        await lifecycle.check_uninstall(self._owner, key, (organization,), kernel_role=self._kernel_role)
+        await farewell.say(self._owner, key, (organization,), seconds=self._farewell_seconds)
         return await lifecycle.uninstall(self._owner, key, (organization,), drop=drop, kernel_role=self._kernel_role)
 
     async def remove(self, key: str, *, drop: bool, owner_uid: str = "") -> int:
@@ -227,6 +235,8 @@ class Installer:
         Raises:
             KeyOwned: somebody else claimed the key. Conflict: another installed addon requires it.
         """
+        if await lifecycle.check_remove(self._owner, key, owner_uid=owner_uid, kernel_role=self._kernel_role):
+            await farewell.say(self._owner, key, None, seconds=self._farewell_seconds)
         return await lifecycle.remove(self._owner, key, drop=drop, owner_uid=owner_uid, kernel_role=self._kernel_role)
 
     async def rotate_secret(self, key: str, organization: uuid.UUID, secret: bytes | None = None) -> str:

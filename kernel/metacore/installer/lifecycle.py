@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.db.database import Database
 from metacore.errors import Misconfigured, NotFound
-from metacore.installer import journal, observe, register, runner
+from metacore.installer import handlers, journal, observe, register, runner
 from metacore.installer.names import quoted
 from metacore.installer.observe import MARKS_SCHEMA, driver_of
 from metacore.installer.preflight import check_owner, check_removable
@@ -38,7 +38,10 @@ async def set_status(owner: Database, key: str, organization: uuid.UUID, status:
             now = datetime.datetime.now(datetime.UTC)
             values: dict[str, object] = {"status": status, "updated_at": now, f"{status}_at": now}
             await connection.execute(update(Installation).where(*_place(key, organization)).values(values))
-            return await register.raise_registry(connection)
+            revision = await register.raise_registry(connection)
+            enabled = status == "enabled"
+            await handlers.switched(connection, key, organization, enabled=enabled, revision=revision)
+            return revision
 
     return await runner.patiently(once, step=status)
 
@@ -122,6 +125,33 @@ async def uninstall(
     return await runner.patiently(once, step="uninstall")
 
 
+async def check_uninstall(owner: Database, key: str, organizations: Collection[uuid.UUID], *, kernel_role: str) -> None:
+    """What `uninstall` would refuse, before anything is told to the addon.
+
+    Raises:
+        NotFound: it is not installed there. Conflict: another installed addon requires it.
+    """
+    async with runner.transaction(owner, reading=True) as connection:
+        for organization in organizations:
+            await _status(connection, key, organization)
+        check_removable(key, await _state(connection, key, kernel_role), organizations)
+
+
+async def check_remove(owner: Database, key: str, *, owner_uid: str, kernel_role: str) -> bool:
+    """What `remove` would refuse; whether there is an addon that has something to lose.
+
+    Raises:
+        KeyOwned: somebody else claimed the key. Conflict: another installed addon requires it.
+    """
+    async with runner.transaction(owner, reading=True) as connection:
+        state = await _state(connection, key, kernel_role)
+        if state.addon is None:
+            return False
+        check_owner(key, state, owner_uid)
+        check_removable(key, state, state.installed)
+        return bool(state.installed)
+
+
 async def remove(owner: Database, key: str, *, drop: bool, owner_uid: str, kernel_role: str) -> int:
     async def once() -> int:
         async with runner.locked(owner, key) as connection:
@@ -164,6 +194,7 @@ async def _leave(
     the shared schema itself once nobody has the addon."""
     for organization in organizations:
         await connection.execute(delete(Installation).where(*_place(key, organization)))
+    await handlers.left(connection, key, organizations)
     if not drop:
         return
     remaining = await register.installations_of(connection, key)

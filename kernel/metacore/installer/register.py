@@ -19,7 +19,7 @@ from metacore.bundle.signature import Signature
 from metacore.db.channels import REGISTRY
 from metacore.errors import ModelConflict
 from metacore.ids import new_uuid
-from metacore.installer import journal
+from metacore.installer import handlers, journal
 from metacore.manifest.model import Capability
 from metacore.orm.tables import Addon, AddonModel, Installation, Registry
 from metacore.orm.tables import Bundle as BundleRow
@@ -129,6 +129,10 @@ async def register(
             )
         )
     mine = Installation.addon_key == manifest.key
+    rows = await connection.execute(
+        select(Installation.organization_id, Installation.version, Installation.status).where(mine)
+    )
+    before = {row.organization_id: (row.version, row.status) for row in rows if row.organization_id not in made}
     await connection.execute(
         update(Installation)
         .where(mine, (Installation.version != manifest.version) | (Installation.source != wish.source))
@@ -161,6 +165,15 @@ async def register(
         )
     )
     await _forget_bundles(connection, manifest.key, wish.bundle.digest)
+    await handlers.installed(
+        connection,
+        manifest,
+        wish.bundle.digest,
+        source=wish.source,
+        joining=joining,
+        before=before,
+        revision=revision,
+    )
     return revision, made
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from metacore.errors import InvalidInput
-from metacore.manifest import names
+from metacore.manifest import names, timing
 from metacore.manifest.handlers import check_handler, need_export, read_handler, read_url
 from metacore.manifest.model import Backend, Frontend, InboundWebhook, Schedule
 from metacore.manifest.ranges import parse_range
@@ -23,9 +23,6 @@ MAX_TOOL_SECONDS = 600
 VERIFICATIONS = ("hmac-sha256",)
 LIFECYCLE = ("install", "uninstall", "enable", "disable")
 ROW_EVENTS = tuple(f"{when}_{verb}" for when in ("before", "after") for verb in ("create", "update", "delete"))
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?(ns|us|µs|ms|s|m|h|d))+")
-_CRON_FIELD = re.compile(r"[0-9A-Za-z*/,?#L-]{1,60}")
-_CRON_WORDS = frozenset({"@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually"})
 _HASH = r"sha(?:256|384|512)-[A-Za-z0-9+/]{43,88}={0,2}"
 _INTEGRITY = re.compile(rf"{_HASH}(?: {_HASH})*")
 
@@ -132,8 +129,11 @@ def read_schedules(root: Node, backend: Backend | None) -> tuple[Schedule, ...]:
     found: list[tuple[Schedule, Node]] = []
     for node in root.nodes("schedules"):
         every = node.text("every", required=True, limit=200)
-        if every and not _is_schedule(every):
-            node.refuse("every", f"{shown(every)} must be a duration such as 5m, or a cron expression", "schedule")
+        if every:
+            try:
+                timing.check(every)
+            except InvalidInput as error:
+                node.refuse("every", error.message, "schedule")
         key = node.text("key", required=True, pattern=names.NAME, form=names.NAME_FORM)
         do = read_handler(node, "do", backend, required=True)
         found.append((Schedule(key=key, every=every, do=do or "noop"), node))
@@ -280,10 +280,3 @@ def _flat_target(node: Node) -> dict[str, Any]:
         "function": str(inner.get("function") or inner.get("export") or ""),
         "url": str(inner.get("url") or ""),
     }
-
-
-def _is_schedule(text: str) -> bool:
-    if _DURATION.fullmatch(text) or text in _CRON_WORDS:
-        return bool(re.search(r"[1-9]", text)) or text in _CRON_WORDS
-    fields = text.split()
-    return len(fields) == 5 and all(_CRON_FIELD.fullmatch(part) for part in fields)

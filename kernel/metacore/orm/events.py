@@ -6,9 +6,10 @@ import datetime
 import uuid
 from typing import Any
 
-from sqlalchemy import BigInteger, Identity, Index, Integer, String, UniqueConstraint, func
+from sqlalchemy import BigInteger, Identity, Index, Integer, SmallInteger, String, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
 
+from metacore.orm import cause
 from metacore.orm.base import JSON_DOCUMENT, Base
 
 
@@ -17,6 +18,7 @@ class Event(Base):
 
     `sequence_num` (gapless per organization) and `position` (the order of delivery over all) are null until the relay
     numbers the committed row. `event_type` is `<addon>.<model>.<created|updated|deleted>` for canonical ones.
+    `depth` is how many runs of subscriptions led to it (`metacore.orm.cause`).
     """
 
     __tablename__ = "metacore_events"
@@ -37,6 +39,7 @@ class Event(Base):
     tags: Mapped[list[Any]] = mapped_column(JSON_DOCUMENT, default=list, server_default="[]")
     data: Mapped[dict[str, Any]] = mapped_column(JSON_DOCUMENT)
     actor_id: Mapped[uuid.UUID | None]
+    depth: Mapped[int] = mapped_column(SmallInteger, default=cause.depth, server_default="0")
     created_at: Mapped[datetime.datetime] = mapped_column(server_default=func.current_timestamp())
 
 

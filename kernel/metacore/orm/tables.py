@@ -18,6 +18,7 @@ from metacore.orm.base import Base
 from metacore.orm.capabilities import ModeRow, ViolationRow
 from metacore.orm.events import Event, EventCounter
 from metacore.orm.sequences import SequenceCounter
+from metacore.orm.jobs import Job
 
 metadata = Base.metadata
 
@@ -35,6 +36,7 @@ __all__ = [
     "EventCounter",
     "Heartbeat",
     "Installation",
+    "Job",
     "JournalEntry",
     "ModeRow",
     "Organization",
