@@ -18,6 +18,7 @@ from metacore.addons.egress import AddonEgress
 from metacore.addons.frontends import FrontendStore
 from metacore.addons.handlers.compiled import CompiledFunctions
 from metacore.addons.heartbeat import Heartbeat
+from metacore.addons.jobs.service import Jobs
 from metacore.addons.loader import Loader
 from metacore.addons.runner import AddonRunner
 from metacore.addons.sandbox import Sandbox
@@ -131,6 +132,17 @@ class App:
             pod=config.pod_name,
             metrics=self.metrics,
         )
+        self.jobs = Jobs(
+            self.database,
+            self.registry,
+            self.runner,
+            self.bus,
+            load=self.loader.load,
+            leading=lambda: self.relay.leading,
+            gate=self.enforcer,
+            listener=self._listener,
+            metrics=self.metrics,
+        )
         self.enforcement.on_mode(self._mode_read)
         self.heartbeat.before(self.enforcement.modes.follow)
         self._core_groups = groups_for(config.core_groups)
@@ -226,6 +238,8 @@ class App:
             self.loader.on_loaded(self.heartbeat.told)
             await self.heartbeat.start()
             stack.push_async_callback(self.heartbeat.stop)
+            await self.jobs.start()
+            stack.push_async_callback(self.jobs.stop)
             self._running = stack.pop_all()
 
     async def stop(self) -> None:

@@ -195,7 +195,7 @@ class Installer:
         pending = await asyncio.to_thread(_pending, bundle, state, wanted)
         await self._check_code(bundle, state)
         changes = self._settings(wish, state, wanted)
-        differs = _differs(wish, state)
+        differs = register.differs(wish, state)
         registering = bool(changes) or differs or force
         plan = await asyncio.to_thread(build_plan, bundle, pending, state, wanted, registering=registering)
         if not plan.changed:
@@ -410,30 +410,6 @@ def _pending(
         if files:
             pending[target.schema] = judge(files, facts.names)
     return pending
-
-
-def _differs(wish: Wish, state: State) -> bool:
-    """Whether the addon's own row would change although its tables do not."""
-    addon = state.addon
-    if addon is None:
-        return True
-    return (
-        addon.mode != wish.mode
-        or addon.source != wish.source
-        or addon.signer != wish.signer
-        or addon.owner_uid != wish.owner_uid
-        or addon.grants != wish.grants
-        or bool(addon.fenced_reason)
-    )
-
-
-def _named(plan: Plan, changes: Collection[uuid.UUID], *, differs: bool) -> tuple[str, ...]:
-    """What a plan does beyond its frame, for people."""
-    steps = [step.name for step in plan.steps if step.kind not in (StepKind.CLAIM, StepKind.INSTALL)]
-    joined = [f"{JOINED}{organization}" for organization in plan.organizations]
-    configured = [f"{CONFIGURED}{item}" for item in changes if item not in plan.organizations]
-    recorded = [f"{RECORDED}{plan.addon_key} (mode, grants, signer or owner)"] if differs else []
-    return (*steps, *joined, *configured, *recorded)
 
 
 def superseded(error: BaseException) -> bool:

@@ -20,6 +20,7 @@ from metacore.db.channels import REGISTRY
 from metacore.errors import ModelConflict
 from metacore.ids import new_uuid
 from metacore.installer import handlers, journal
+from metacore.installer.state import State
 from metacore.manifest.model import Capability
 from metacore.orm.tables import Addon, AddonModel, Installation, Registry
 from metacore.orm.tables import Bundle as BundleRow
@@ -175,6 +176,30 @@ async def register(
         revision=revision,
     )
     return revision, made
+
+
+def differs(wish: Wish, state: State) -> bool:
+    """Whether the addon's own row would change although its tables do not."""
+    addon = state.addon
+    if addon is None:
+        return True
+    return (
+        addon.mode != wish.mode
+        or addon.source != wish.source
+        or addon.signer != wish.signer
+        or addon.owner_uid != wish.owner_uid
+        or addon.grants != wish.grants
+        or bool(addon.fenced_reason)
+    )
+
+
+def _named(plan: Plan, changes: Collection[uuid.UUID], *, differs: bool) -> tuple[str, ...]:
+    """What a plan does beyond its frame, for people."""
+    steps = [step.name for step in plan.steps if step.kind not in (StepKind.CLAIM, StepKind.INSTALL)]
+    joined = [f"{JOINED}{organization}" for organization in plan.organizations]
+    configured = [f"{CONFIGURED}{item}" for item in changes if item not in plan.organizations]
+    recorded = [f"{RECORDED}{plan.addon_key} (mode, grants, signer or owner)"] if differs else []
+    return (*steps, *joined, *configured, *recorded)
 
 
 async def raise_registry(connection: AsyncConnection) -> int:

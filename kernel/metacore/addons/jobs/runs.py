@@ -120,7 +120,10 @@ class Once:
             await self._runs.ready(job)
         except MetacoreError as error:
             return _after(job, Failure(f"{error.code}: {error.message}"))
-        failure = await self._runs.run(job, job.payload, id=job.id, caller=f"{TRIGGERS[job.kind]}:{job.name}")
+        # Handlers of its life are those of the bundle that was installed with them.
+        digest = job.digest if job.kind == LIFECYCLE else ""
+        caller = f"{TRIGGERS[job.kind]}:{job.name}"
+        failure = await self._runs.run(job, job.payload, id=job.id, caller=caller, digest=digest)
         return endings.done() if failure is None else _after(job, failure)
 
 
