@@ -412,6 +412,15 @@ def _pending(
     return pending
 
 
+def _named(plan: Plan, changes: Collection[uuid.UUID], *, differs: bool) -> tuple[str, ...]:
+    """What a plan does beyond its frame, for people."""
+    steps = [step.name for step in plan.steps if step.kind not in (StepKind.CLAIM, StepKind.INSTALL)]
+    joined = [f"{JOINED}{organization}" for organization in plan.organizations]
+    configured = [f"{CONFIGURED}{item}" for item in changes if item not in plan.organizations]
+    recorded = [f"{RECORDED}{plan.addon_key} (mode, grants, signer or owner)"] if differs else []
+    return (*steps, *joined, *configured, *recorded)
+
+
 def superseded(error: BaseException) -> bool:
     """Whether an installation gave way to a newer one of the same addon."""
     return isinstance(error, Conflict) and error.code == "superseded"

@@ -193,15 +193,6 @@ def differs(wish: Wish, state: State) -> bool:
     )
 
 
-def _named(plan: Plan, changes: Collection[uuid.UUID], *, differs: bool) -> tuple[str, ...]:
-    """What a plan does beyond its frame, for people."""
-    steps = [step.name for step in plan.steps if step.kind not in (StepKind.CLAIM, StepKind.INSTALL)]
-    joined = [f"{JOINED}{organization}" for organization in plan.organizations]
-    configured = [f"{CONFIGURED}{item}" for item in changes if item not in plan.organizations]
-    recorded = [f"{RECORDED}{plan.addon_key} (mode, grants, signer or owner)"] if differs else []
-    return (*steps, *joined, *configured, *recorded)
-
-
 async def raise_registry(connection: AsyncConnection) -> int:
     """Raise the registry's revision and, on PostgreSQL, tell every kernel when this transaction commits.
 

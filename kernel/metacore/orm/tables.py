@@ -17,8 +17,8 @@ from metacore.orm.addons import (
 from metacore.orm.base import Base
 from metacore.orm.capabilities import ModeRow, ViolationRow
 from metacore.orm.events import Event, EventCounter
-from metacore.orm.sequences import SequenceCounter
 from metacore.orm.jobs import Job
+from metacore.orm.sequences import SequenceCounter
 
 metadata = Base.metadata
 
