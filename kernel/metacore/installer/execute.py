@@ -20,7 +20,17 @@ from metacore.bundle.signature import Signature, TrustedKeys, verify
 from metacore.db.database import Database
 from metacore.db.roles import KERNEL_ROLE
 from metacore.errors import Conflict, InvalidInput
-from metacore.installer import farewell, lifecycle, migration_role, observe, preflight, register, rehearsal, runner, scratch
+from metacore.installer import (
+    farewell,
+    lifecycle,
+    migration_role,
+    observe,
+    preflight,
+    register,
+    rehearsal,
+    runner,
+    scratch,
+)
 from metacore.installer.failures import sqlstate
 from metacore.installer.lifecycle import StoredSecret
 from metacore.installer.plan import Plan, build_plan, targets_of
