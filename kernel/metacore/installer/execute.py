@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -33,11 +33,16 @@ from metacore.installer import (
 )
 from metacore.installer.failures import sqlstate
 from metacore.installer.lifecycle import StoredSecret
+from metacore.installer.pending import pending_migrations
 from metacore.installer.plan import Plan, build_plan, targets_of
 from metacore.installer.register import Wish
+from metacore.installer.report import CONFIGURED as CONFIGURED
+from metacore.installer.report import JOINED as JOINED
+from metacore.installer.report import RECORDED as RECORDED
+from metacore.installer.report import InstallReport as InstallReport
+from metacore.installer.report import named
 from metacore.installer.runner import Runner
 from metacore.installer.settings_merge import check_settings, merged
-from metacore.installer.sql_migrations import JudgedMigration, judge
 from metacore.installer.state import State
 from metacore.installer.steps import Rehearsal, StepKind
 from metacore.installer.wasm_check import check_wasm
@@ -50,28 +55,8 @@ SOURCES = ("bundle", "compiled", "federated")
 RESHAPING = frozenset({StepKind.SCHEMA, StepKind.MIGRATION, StepKind.TABLE, StepKind.INDEX, StepKind.FOREIGN_KEY})
 
 
-JOINED, CONFIGURED, RECORDED = "installation of ", "settings of ", "record of "
-"""How what `InstallReport.did` names begins where it is about rows of the kernel's own tables."""
-
-
 def _nothing(_text: str) -> None:
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class InstallReport:
-    """What an installation did. `secrets` are in hex, by organization, of new installations only: nobody gets them
-    again. `changed` is false when the database held all of it before; then `revision` is the one that stands. `did`
-    names what was missing or different: steps of the plan, installations, settings, the addon's record."""
-
-    addon_key: str
-    version: str
-    digest: str
-    signer: str
-    revision: int
-    changed: bool
-    did: tuple[str, ...] = ()
-    secrets: Mapping[uuid.UUID, str] = field(default_factory=dict)
 
 
 class Installer:
@@ -112,7 +97,7 @@ class Installer:
             state = await self._load(connection, bundle, organizations)
         owner_uid = state.addon.owner_uid if state.addon is not None else ""
         self._check(bundle, state, organizations, owner_uid=owner_uid, allow_downgrade=allow_downgrade)
-        pending = await asyncio.to_thread(_pending, bundle, state, organizations)
+        pending = await asyncio.to_thread(pending_migrations, bundle, state, organizations)
         await self._check_code(bundle, state)
         return await asyncio.to_thread(build_plan, bundle, pending, state, organizations)
 
@@ -137,7 +122,7 @@ class Installer:
     ) -> Rehearsal:
         url = self._owner.direct_url
         counted = await rehearsal.rewritten(url, plan) if plan is not None else Rehearsal()
-        pending = await asyncio.to_thread(_pending, bundle, state, organizations)
+        pending = await asyncio.to_thread(pending_migrations, bundle, state, organizations)
         if not pending:
             return counted
         # Those that are there come first: an empty schema has nothing to lose.
@@ -202,7 +187,7 @@ class Installer:
             state = await self._load(connection, bundle, wanted)
             revision = await register.current_revision(connection)
         self._check(bundle, state, wanted, owner_uid=owner_uid, allow_downgrade=allow_downgrade)
-        pending = await asyncio.to_thread(_pending, bundle, state, wanted)
+        pending = await asyncio.to_thread(pending_migrations, bundle, state, wanted)
         await self._check_code(bundle, state)
         changes = self._settings(wish, state, wanted)
         differs = register.differs(wish, state)
@@ -210,7 +195,7 @@ class Installer:
         plan = await asyncio.to_thread(build_plan, bundle, pending, state, wanted, registering=registering)
         if not plan.changed:
             return InstallReport(plan.addon_key, plan.version, plan.digest, wish.signer, revision, changed=False)
-        did = _named(plan, changes, differs=differs)
+        did = named(plan, changes, differs=differs)
         report = await self._carry_out(plan, wish, wanted, state, allow_downgrade=allow_downgrade, progress=progress)
         return replace(report, did=did)
 
@@ -402,33 +387,6 @@ class Installer:
             if values is not None:
                 changes[organization] = values
         return changes
-
-
-def _pending(
-    bundle: Bundle, state: State, organizations: Sequence[uuid.UUID]
-) -> dict[str, tuple[JudgedMigration, ...]]:
-    """By schema, the migrations that did not run there yet, judged from what the schema really holds.
-
-    Those that ran are not looked at again: what they made is there to be seen, and what they are said to have made
-    (by a bundle that leaves one out) may be gone.
-    """
-    pending: dict[str, tuple[JudgedMigration, ...]] = {}
-    everybody = tuple(dict.fromkeys((*state.installed, *organizations)))
-    for target in targets_of(bundle.manifest, everybody, state.dialect):
-        facts = state.schema(target.schema)
-        files = [file for file in bundle.migrations if file.version not in facts.applied]
-        if files:
-            pending[target.schema] = judge(files, facts.names)
-    return pending
-
-
-def _named(plan: Plan, changes: Collection[uuid.UUID], *, differs: bool) -> tuple[str, ...]:
-    """What a plan does beyond its frame, for people."""
-    steps = [step.name for step in plan.steps if step.kind not in (StepKind.CLAIM, StepKind.INSTALL)]
-    joined = [f"{JOINED}{organization}" for organization in plan.organizations]
-    configured = [f"{CONFIGURED}{item}" for item in changes if item not in plan.organizations]
-    recorded = [f"{RECORDED}{plan.addon_key} (mode, grants, signer or owner)"] if differs else []
-    return (*steps, *joined, *configured, *recorded)
 
 
 def superseded(error: BaseException) -> bool:
