@@ -16,14 +16,15 @@ from tests.kubernetes_objects import ObjectsInMemory
 from metacore.errors import Refused, Unavailable
 from metacore_operator.resources.addon import Addon, parse_addon
 from metacore_operator.sources.download import Downloader
+from metacore_operator.sources.logins import Login, login_of
 from metacore_operator.sources.oci import (
     BUNDLE_TYPE,
+    CREATED,
     SIGNATURE_TYPE,
     TITLE,
     OciSource,
     Reference,
     chosen_layers,
-    credentials,
 )
 from metacore_operator.sources.references import ALLOW, References
 
@@ -49,12 +50,37 @@ class Registry:
         }
         self.blobs = {digest_of(BUNDLE): BUNDLE, digest_of(SIGNATURE): SIGNATURE}
         self.host = ""
+        self.manifests: dict[str, bytes] = {}
+        self.referrers: dict[str, list[dict[str, Any]]] | None = None
+        self.identity = ""
+
+    def put(self, document: dict[str, Any], tag: str = "") -> dict[str, Any]:
+        """Keep one more manifest, and give its descriptor."""
+        content = json.dumps(document).encode()
+        self.manifests[digest_of(content)] = content
+        if tag:
+            self.manifests[tag] = content
+        return {"digest": digest_of(content), "size": len(content)}
+
+    def sign_beside(self, **annotations: str) -> dict[str, Any]:
+        """The descriptor of an attached signature."""
+        layer = {"mediaType": "text/plain", "digest": digest_of(SIGNATURE), "size": len(SIGNATURE)}
+        attached = self.put(
+            {"schemaVersion": 2, "artifactType": SIGNATURE_TYPE, "layers": [layer], "note": annotations}
+        )
+        return {**attached, "artifactType": SIGNATURE_TYPE, "annotations": annotations}
 
     @property
     def manifest_bytes(self) -> bytes:
         return json.dumps(self.manifest).encode()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        if request.path == self.realm_path and request.method == "POST":
+            form = await request.post()
+            assert (form["grant_type"], form["service"]) == ("refresh_token", "registry")
+            assert form["scope"] == "repository:addons/tickets:pull"
+            good = form["refresh_token"] == self.identity
+            return web.json_response({"access_token": "t0"}, status=200 if good else 401)
         if request.path == self.realm_path:
             wanted = base64.b64encode(f"ann:{self.password}".encode()).decode()
             good = request.headers.get("Authorization") == f"Basic {wanted}"
@@ -64,6 +90,11 @@ class Registry:
             challenge = f'Bearer realm="http://{self.host}{self.realm_path}",service="registry"'
             return web.Response(status=401, headers={"WWW-Authenticate": challenge})
         kind, name = request.path.removeprefix("/v2/addons/tickets/").split("/", 1)
+        if kind == "referrers" and self.referrers is not None:
+            assert request.query["artifactType"] == SIGNATURE_TYPE
+            return web.json_response({"schemaVersion": 2, "manifests": self.referrers.get(name, [])})
+        if kind == "manifests" and name in self.manifests:
+            return web.Response(body=self.manifests[name])
         if kind == "manifests" and name in ("1.0.0", digest_of(self.manifest_bytes), "sha256:" + "0" * 64):
             return web.Response(body=self.manifest_bytes)
         if kind == "blobs" and name in self.blobs:
@@ -73,7 +104,7 @@ class Registry:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         application = web.Application()
-        application.router.add_get("/{path:.*}", self.handle)
+        application.router.add_route("*", "/{path:.*}", self.handle)
         runner = web.AppRunner(application, access_log=None)
         await runner.setup()
         try:
@@ -101,8 +132,9 @@ def addon(ref: str, *, secret: bool = False) -> Addon:
     )
 
 
-def pull_secret(host: str, password: str) -> ObjectsInMemory:
-    config = json.dumps({"auths": {host: {"username": "ann", "password": password}}}).encode()
+def pull_secret(host: str, password: str = "", **entry: str) -> ObjectsInMemory:
+    found = entry or {"username": "ann", "password": password}
+    config = json.dumps({"auths": {host: found}}).encode()
     api = ObjectsInMemory()
     api.put(
         "/api/v1/namespaces/default/secrets/pull",
@@ -187,5 +219,78 @@ def test_layers_are_told_apart_by_type_or_title() -> None:
 def test_a_secret_of_another_type_is_refused_without_its_content() -> None:
     for content in ({}, {".dockerconfigjson": b"hidden"}, {".dockerconfigjson": b'{"auths": {"r.test": {}}}'}):
         with pytest.raises(Refused, match="not of type") as caught:
-            credentials(content, "r.test", "pull")
+            login_of(content, "r.test", "pull")
         assert "hidden" not in str(caught.value)
+
+
+async def test_an_attached_signature_is_found_by_the_referrers_api_or_by_its_tag() -> None:
+    registry = Registry()
+    registry.manifest["layers"].pop()
+    subject = digest_of(registry.manifest_bytes)
+    other = {**registry.put({"layers": []}), "artifactType": "application/spdx+json"}
+    old, new = (
+        registry.sign_beside(**{CREATED: "2025-01-01T00:00:00Z"}),
+        registry.sign_beside(**{CREATED: "2026-01-01T00:00:00Z"}),
+    )
+    del registry.manifests[old["digest"]]
+    async with registry.running():
+        assert await registry.fetched() == (BUNDLE, None)
+        registry.referrers = {subject: [other, new, old]}
+        assert await registry.fetched() == (BUNDLE, SIGNATURE), "the newest of them"
+        registry.referrers = None
+        registry.put({"manifests": [other, new]}, tag=subject.replace(":", "-"))
+        assert await registry.fetched() == (BUNDLE, SIGNATURE)
+
+
+async def test_an_index_is_followed_when_only_one_artifact_can_be_meant() -> None:
+    registry = Registry()
+    inner = registry.put(registry.manifest)
+    foreign = registry.put({"layers": [], "foreign": True})
+    registry.put({"manifests": [inner]}, tag="one")
+    registry.put({"manifests": [foreign, {**inner, "artifactType": BUNDLE_TYPE}]}, tag="typed")
+    registry.put({"manifests": [foreign, inner]}, tag="two")
+    registry.put({"manifests": [{**inner, "size": 5 * 1024**3}]}, tag="huge")
+    registry.put({"manifests": [{**inner, "digest": "sha256:nonsense"}]}, tag="broken")
+    async with registry.running():
+        assert await registry.fetched(":one") == (BUNDLE, SIGNATURE)
+        assert await registry.fetched(":typed") == (BUNDLE, SIGNATURE)
+        for tag, words in (("two", "index of 2 artifacts"), ("huge", "5368709120 bytes"), ("broken", "no SHA-256")):
+            with pytest.raises(Refused, match=words):
+                await registry.fetched(f":{tag}")
+
+
+async def test_a_manifest_without_an_end_is_not_read() -> None:
+    registry = Registry()
+    registry.manifest["annotations"] = {"padding": "x" * (4 * 1024 * 1024)}
+    async with registry.running():
+        with pytest.raises(Refused, match="larger than 4194304 bytes"):
+            await registry.fetched()
+
+
+async def test_identity_and_registry_tokens_are_used_and_never_told() -> None:
+    registry = Registry()
+    registry.password, registry.identity = "hunter2", "refresh-me"
+    async with registry.running():
+        host = registry.host
+        for entry in ({"identitytoken": "refresh-me"}, {"registrytoken": "t0"}):
+            assert await registry.fetched(api=pull_secret(f"https://{host}/v2/", **entry)) == (BUNDLE, SIGNATURE)
+        for entry in ({"identitytoken": "s3cret"}, {"registrytoken": "s3cret"}):
+            with pytest.raises(Unavailable) as caught:
+                await registry.fetched(api=pull_secret(host, **entry))
+            assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "registry"),
+    [
+        ("r.test", "r.test"),
+        ("https://r.test/v1/", "r.test"),
+        ("http://r.test:5000", "r.test:5000"),
+        ("https://index.docker.io/v1/", "registry-1.docker.io"),
+    ],
+)
+def test_a_login_is_found_however_the_registry_is_written(name: str, registry: str) -> None:
+    entries = {".dockerconfigjson": json.dumps({"auths": {"other.test": {}, name: {"auth": "YTpi"}}}).encode()}
+    assert login_of(entries, registry, "pull") == Login("YTpi")
+    assert login_of(entries, "elsewhere.test", "pull") == Login()
+    assert "YTpi" not in repr(login_of(entries, registry, "pull"))

@@ -31,7 +31,7 @@ from metacore_operator.sources.source import Fetched
 from metacore_operator.steps.context import Ports
 from metacore_operator.steps.fence import Fencing, reverify
 from metacore_operator.steps.reconcile import reconcile, remove
-from metacore_operator.steps.state import InstalledAddon, Kernel, Loaded, Pulse, StoredBundle, Tenant
+from metacore_operator.steps.state import InstalledAddon, Kernel, Loaded, Pulse, StoredBundle, Tenant, Violations
 
 KEY, OTHER = SigningKey(b"k" * 32), SigningKey(b"o" * 32)
 ACME, GLOBEX = uuid.UUID(int=1), uuid.UUID(int=2)
@@ -210,6 +210,9 @@ class World:
     async def bundle(self, digest: str) -> StoredBundle | None:
         return self.stored.get(digest)
 
+    async def violations(self, key: str) -> Violations:
+        return Violations(3, 40)
+
     async def pulse(self) -> Pulse:
         return Pulse(None, {})
 
@@ -249,6 +252,7 @@ async def test_a_signed_bundle_is_installed_for_everybody_and_ready() -> None:
     status = summary.status
     assert (status.version, status.phase, status.key) == ("1.0.0", Phase.READY, "tickets")
     assert (status.organizations.desired, status.organizations.installed) == (2, 2)
+    assert (status.violations.day, status.violations.total) == (3, 40)
     assert (status.kernels.live, status.kernels.acknowledged, status.observed_mode) == (1, 1, "shadow")
     assert [entry.version for entry in status.history] == ["1.0.0"]
 

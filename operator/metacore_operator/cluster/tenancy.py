@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from metacore_operator.settings import Tenancy
-from metacore_operator.steps.state import InstalledAddon, Kernel, Pulse, State, StoredBundle, Tenant
+from metacore_operator.steps.state import InstalledAddon, Kernel, Pulse, State, StoredBundle, Tenant, Violations
 
 EVERY = "*"
 
@@ -41,6 +41,9 @@ class TenantsOf(State):
 
     async def bundle(self, digest: str) -> StoredBundle | None:
         return await self._state.bundle(digest)
+
+    async def violations(self, key: str) -> Violations:
+        return await self._state.violations(key)
 
     async def pulse(self) -> Pulse:
         return await self._state.pulse()

@@ -46,7 +46,7 @@ class KernelCounts(Strict):
 
 class ViolationCounts(Strict):
     day: int = Field(default=0, description="Capability violations of the last 24 hours.")
-    total: int = Field(default=0, description="Capability violations ever.")
+    total: int = Field(default=0, description="Capability violations of the last 30 days.")
 
 
 class HistoryEntry(Strict):

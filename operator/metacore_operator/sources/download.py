@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import httpcore2
 
@@ -43,20 +43,32 @@ class Downloader:
         self._trust: ssl.SSLContext | None = None
 
     async def get(
-        self, url: str, *, limit: int, headers: Mapping[str, str] | None = None, also: frozenset[int] = frozenset()
+        self,
+        url: str,
+        *,
+        limit: int,
+        headers: Mapping[str, str] | None = None,
+        also: frozenset[int] = frozenset(),
+        form: Mapping[str, str] | None = None,
     ) -> Answer:
-        """The answer to a GET, at most `limit` bytes long. Statuses in `also` are answers, too.
+        """The answer to a GET, or with a `form` to a POST of it, at most `limit` bytes long.
+
+        Statuses in `also` are answers, too.
 
         Raises:
             Refused: a host that may not be asked, or more than `limit` bytes.
             NotFound: 404 and 410. PermissionDenied: 401 and 403.
             Unavailable: everything else that may pass.
         """
+        # Compressed answers are not asked for: digests are of the bytes as they lie at their source.
+        asked = {"Accept-Encoding": "identity", **(headers or {})}
+        if form is not None:
+            asked["Content-Type"] = "application/x-www-form-urlencoded"
         request = OutboundRequest(
-            "GET",
+            "GET" if form is None else "POST",
             url,
-            # Compressed answers are not asked for: digests are of the bytes as they lie at their source.
-            {"Accept-Encoding": "identity", **(headers or {})},
+            asked,
+            b"" if form is None else urlencode(form).encode(),
             timeout=self._whole_seconds,
             max_response_bytes=limit,
             max_redirects=MOST_REDIRECTS,

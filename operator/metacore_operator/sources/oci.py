@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -16,16 +15,21 @@ from metacore.errors import NotFound, PermissionDenied, Refused, Unavailable
 from metacore_operator.resources.addon import Addon
 from metacore_operator.sources.download import Answer, Downloader
 from metacore_operator.sources.folder import SIGNATURE_SUFFIX
+from metacore_operator.sources.logins import DOCKER_HUB, Login, login_of
 from metacore_operator.sources.references import References
 from metacore_operator.sources.source import LARGEST_BUNDLE, LARGEST_SIGNATURE, Fetched
 
 BUNDLE_TYPE = "application/vnd.metacore.bundle.v1.tar+gzip"
 SIGNATURE_TYPE = "application/vnd.metacore.signature.v1+json"
-MANIFEST_TYPES = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+MANIFEST_TYPES = (
+    "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, "
+    f"{INDEX_TYPE}, application/vnd.docker.distribution.manifest.list.v2+json"
+)
+CREATED = "org.opencontainers.image.created"
 TITLE = "org.opencontainers.image.title"
 LARGEST_MANIFEST = 4 * 1024 * 1024
 LARGEST_TOKEN = 256 * 1024
-DOCKER_HUB = "registry-1.docker.io"
 
 _REFERENCE = re.compile(
     r"(?P<registry>[A-Za-z0-9.\-]+(:[0-9]{1,5})?|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?)/"
@@ -63,7 +67,8 @@ class Reference:
 
 
 class OciSource:
-    """Pulls the layer of type BUNDLE_TYPE, or the only one that is no signature, and the signature beside it.
+    """Pulls the layer of type BUNDLE_TYPE, or the only one that is no signature, and the signature: a layer beside it, or
+    an artifact of type SIGNATURE_TYPE that refers to the bundle's (`oras attach`).
 
     Every digest is checked against the bytes. `plain` registries speak HTTP; all others TLS.
     """
@@ -78,16 +83,18 @@ class OciSource:
         if source is None:
             raise Refused("the Addon names no OCI reference", code="source_refused")
         reference = Reference.parse(source.ref)
-        login = None
+        login = Login()
         if source.pull_secret_ref is not None:
             entries = await self._references.secret(addon, source.pull_secret_ref.name)
-            login = credentials(entries, reference.registry, source.pull_secret_ref.name)
+            login = login_of(entries, reference.registry, source.pull_secret_ref.name)
         scheme = "http" if reference.registry in self._plain else "https"
         pull = _Pull(self._downloader, f"{scheme}://{reference.registry}", reference, login)
         try:
-            manifest = await pull.manifest()
+            manifest, digest = await pull.manifest()
             bundle, signature = chosen_layers(manifest, source.ref)
             content = await pull.blob(bundle, LARGEST_BUNDLE)
+            if signature is None:
+                signature = await pull.attached(digest)
             beside = await pull.blob(signature, LARGEST_SIGNATURE) if signature is not None else None
         except (NotFound, PermissionDenied) as error:
             raise Unavailable(error.message) from error
@@ -97,36 +104,75 @@ class OciSource:
 class _Pull:
     """One pull: asks without credentials first, and again with what the registry wants."""
 
-    def __init__(self, downloader: Downloader, base: str, reference: Reference, login: str | None) -> None:
+    def __init__(self, downloader: Downloader, base: str, reference: Reference, login: Login) -> None:
         self._downloader = downloader
         self._base = base
         self._reference = reference
         self._login = login
         self._headers: dict[str, str] = {}
 
-    async def manifest(self) -> Mapping[str, Any]:
+    async def manifest(self) -> tuple[Mapping[str, Any], str]:
+        """The artifact's manifest with its digest; of an index, the only one in it that can be meant."""
         name = self._reference.digest or self._reference.tag
-        url = f"{self._base}/v2/{self._reference.repository}/manifests/{name}"
-        answer = await self._get(url, LARGEST_MANIFEST, {"Accept": MANIFEST_TYPES})
-        if self._reference.digest:
-            _check(answer.content, self._reference.digest, "the manifest")
+        manifest, digest = await self._manifest(name, self._reference.digest)
+        if "manifests" not in manifest:
+            return manifest, digest
+        entries = _descriptors(manifest)
+        typed = [entry for entry in entries if entry.get("artifactType") == BUNDLE_TYPE]
+        chosen = typed or entries
+        if len(chosen) != 1:
+            raise Refused(
+                f"{self._reference.repository}:{name} is an index of {len(chosen)} artifacts; name one by its digest",
+                code="source_refused",
+            )
+        return await self._described(chosen[0])
+
+    async def attached(self, digest: str) -> Mapping[str, Any] | None:
+        """The layer of the newest signature that refers to the artifact of `digest`, or None.
+
+        Registries without the referrers API keep an index under a tag that is made of the digest instead.
+        """
+        query = urlencode({"artifactType": SIGNATURE_TYPE}, quote_via=quote)
         try:
-            manifest = orjson.loads(answer.content)
-        except orjson.JSONDecodeError as error:
-            raise Refused("the registry's manifest is no JSON", code="source_refused") from error
-        if not isinstance(manifest, dict):
-            raise Refused("the registry's manifest is no JSON object", code="source_refused")
-        return manifest
+            answer = await self._get(
+                f"{self._repository}/referrers/{digest}?{query}", LARGEST_MANIFEST, {"Accept": INDEX_TYPE}
+            )
+            index = _document(answer.content)
+        except NotFound:
+            try:
+                index, _ = await self._manifest(digest.replace(":", "-"), "")
+            except NotFound:
+                return None
+        found = [entry for entry in _descriptors(index) if entry.get("artifactType") == SIGNATURE_TYPE]
+        if not found:
+            return None
+        newest = max(found, key=lambda entry: str((entry.get("annotations") or {}).get(CREATED, "")))
+        manifest, _ = await self._described(newest)
+        layers = [layer for layer in manifest.get("layers") or () if isinstance(layer, dict)]
+        if len(layers) != 1:
+            raise Refused(f"the attached signature has {len(layers)} layers, one is needed", code="source_refused")
+        return layers[0]
 
     async def blob(self, layer: Mapping[str, Any], limit: int) -> bytes:
-        digest, size = layer.get("digest"), layer.get("size")
-        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-            raise Refused(f"the manifest names a layer {digest!r}, which is no SHA-256 digest", code="source_refused")
-        if not isinstance(size, int) or not 0 <= size <= limit:
-            raise Refused(f"the layer has {size!r} bytes, at most {limit} are read", code="source_refused")
-        answer = await self._get(f"{self._base}/v2/{self._reference.repository}/blobs/{digest}", limit, {})
+        digest = _described_digest(layer, limit, "layer")
+        answer = await self._get(f"{self._repository}/blobs/{digest}", limit, {})
         _check(answer.content, digest, "the layer")
         return answer.content
+
+    @property
+    def _repository(self) -> str:
+        return f"{self._base}/v2/{self._reference.repository}"
+
+    async def _described(self, descriptor: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+        digest = _described_digest(descriptor, LARGEST_MANIFEST, "manifest")
+        return await self._manifest(digest, digest)
+
+    async def _manifest(self, name: str, digest: str) -> tuple[Mapping[str, Any], str]:
+        """By tag or digest; with a `digest`, the bytes must have it."""
+        answer = await self._get(f"{self._repository}/manifests/{name}", LARGEST_MANIFEST, {"Accept": MANIFEST_TYPES})
+        if digest:
+            _check(answer.content, digest, "the manifest")
+        return _document(answer.content), digest or _digest_of(answer.content)
 
     async def _get(self, url: str, limit: int, headers: Mapping[str, str]) -> Answer:
         answer = await self._downloader.get(
@@ -139,9 +185,11 @@ class _Pull:
 
     async def _authorize(self, challenge: str) -> None:
         kind, _, rest = challenge.partition(" ")
-        basic = {"Authorization": f"Basic {self._login}"} if self._login else {}
-        if kind.lower() == "basic" and basic:
-            self._headers = basic
+        if kind.lower() == "basic" and self._login.basic:
+            self._headers = {"Authorization": f"Basic {self._login.basic}"}
+            return
+        if kind.lower() == "bearer" and self._login.registry_token:
+            self._headers = {"Authorization": f"Bearer {self._login.registry_token}"}
             return
         if kind.lower() != "bearer":
             raise PermissionDenied(f"{self._reference.registry} asks for a login; set source.oci.pullSecretRef")
@@ -152,15 +200,24 @@ class _Pull:
         query = {"scope": f"repository:{self._reference.repository}:pull"}
         if "service" in wanted:
             query["service"] = wanted["service"]
-        answer = await self._downloader.get(
-            f"{realm}?{urlencode(query, quote_via=quote)}", limit=LARGEST_TOKEN, headers=basic
-        )
+        self._headers = {"Authorization": f"Bearer {await self._token(realm, query)}"}
+
+    async def _token(self, realm: str, query: Mapping[str, str]) -> str:
+        """A token for pulling, asked with a password or anonymously, or with an identity token as OAuth2 has it."""
+        if self._login.identity_token:
+            form = {**query, "grant_type": "refresh_token", "refresh_token": self._login.identity_token}
+            answer = await self._downloader.get(realm, limit=LARGEST_TOKEN, form={**form, "client_id": "metacore"})
+        else:
+            mark = "&" if "?" in realm else "?"
+            basic = {"Authorization": f"Basic {self._login.basic}"} if self._login.basic else {}
+            url = f"{realm}{mark}{urlencode(query, quote_via=quote)}"
+            answer = await self._downloader.get(url, limit=LARGEST_TOKEN, headers=basic)
         try:
             document = orjson.loads(answer.content)
             token = document.get("token") or document["access_token"]
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise Unavailable("the registry's token service gave no token") from error
-        self._headers = {"Authorization": f"Bearer {token}"}
+        return str(token)
 
 
 def chosen_layers(manifest: Mapping[str, Any], ref: str) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
@@ -183,27 +240,33 @@ def chosen_layers(manifest: Mapping[str, Any], ref: str) -> tuple[Mapping[str, A
     return bundles[0], signatures[0] if signatures else None
 
 
-def credentials(entries: Mapping[str, bytes], registry: str, secret: str) -> str | None:
-    """The basic credentials for `registry` in a Secret of type kubernetes.io/dockerconfigjson; None when it has none.
-
-    Raises:
-        Refused: the Secret is no such one.
-    """
+def _document(content: bytes) -> Mapping[str, Any]:
     try:
-        auths = orjson.loads(entries[".dockerconfigjson"])["auths"]
-        names = {registry, f"https://{registry}", f"http://{registry}"}
-        if registry == DOCKER_HUB:
-            names |= {"docker.io", "https://index.docker.io/v1/"}
-        for name, entry in auths.items():
-            if name.rstrip("/") in names or name in names:
-                if entry.get("auth"):
-                    return str(entry["auth"])
-                return base64.b64encode(f"{entry['username']}:{entry['password']}".encode()).decode()
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise Refused(
-            f"Secret {secret!r} is not of type kubernetes.io/dockerconfigjson", code="source_refused"
-        ) from error
-    return None
+        document = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise Refused("the registry's manifest is no JSON", code="source_refused") from error
+    if not isinstance(document, dict):
+        raise Refused("the registry's manifest is no JSON object", code="source_refused")
+    return document
+
+
+def _descriptors(index: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    entries = index.get("manifests")
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def _described_digest(descriptor: Mapping[str, Any], limit: int, what: str) -> str:
+    """The digest that a descriptor names. What it says to be larger than `limit` is not even asked for."""
+    digest, size = descriptor.get("digest"), descriptor.get("size")
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise Refused(f"the manifest names a {what} {digest!r}, which is no SHA-256 digest", code="source_refused")
+    if not isinstance(size, int) or not 0 <= size <= limit:
+        raise Refused(f"the {what} has {size!r} bytes, at most {limit} are read", code="source_refused")
+    return digest
+
+
+def _digest_of(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def _is_signature(layer: Mapping[str, Any]) -> bool:
@@ -212,6 +275,6 @@ def _is_signature(layer: Mapping[str, Any]) -> bool:
 
 
 def _check(content: bytes, digest: str, what: str) -> None:
-    found = "sha256:" + hashlib.sha256(content).hexdigest()
+    found = _digest_of(content)
     if found != digest:
         raise Refused(f"{what} has digest {found}, {digest} was asked for", code="source_refused")

@@ -9,9 +9,9 @@ from metacore.bundle.read import Bundle, read_bundle
 from metacore.installer.steps import StepKind
 from metacore_operator.conditions import Observed
 from metacore_operator.outcomes import Done, Outcome, Reason, Waiting
-from metacore_operator.resources.status import KernelCounts, OrganizationCounts
+from metacore_operator.resources.status import KernelCounts, OrganizationCounts, ViolationCounts
 from metacore_operator.steps.context import Context
-from metacore_operator.steps.state import InstalledAddon, Kernel
+from metacore_operator.steps.state import InstalledAddon, Kernel, Violations
 
 SHOWN = 5
 
@@ -24,7 +24,8 @@ async def run(context: Context) -> Outcome:
         context.observed = Observed(organizations=OrganizationCounts(desired=len(context.chosen.organizations)))
         return Done(Reason.NO_DRIFT, "nothing is installed yet")
     kernels = await state.kernels()
-    context.observed = _observed(context, installed, kernels)
+    violations = await state.violations(addon.key)
+    context.observed = _observed(context, installed, kernels, violations)
     if installed.fenced_reason:
         return Done(Reason.NO_DRIFT, "fenced, so its tables are not looked at")
     bundle = await _installed_bundle(context, installed)
@@ -50,7 +51,9 @@ async def _installed_bundle(context: Context, installed: InstalledAddon) -> Bund
     return await asyncio.to_thread(read_bundle, stored.content) if stored is not None else None
 
 
-def _observed(context: Context, installed: InstalledAddon, kernels: Sequence[Kernel]) -> Observed:
+def _observed(
+    context: Context, installed: InstalledAddon, kernels: Sequence[Kernel], violations: Violations
+) -> Observed:
     acknowledged = 0
     for kernel in kernels:
         loaded = kernel.addons.get(installed.key)
@@ -68,4 +71,5 @@ def _observed(context: Context, installed: InstalledAddon, kernels: Sequence[Ker
             installed=len(installed.organizations),
         ),
         kernels=KernelCounts(live=len(kernels), acknowledged=acknowledged),
+        violations=ViolationCounts(day=violations.day, total=violations.total),
     )

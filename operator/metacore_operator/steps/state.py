@@ -65,6 +65,14 @@ class StoredBundle:
 
 
 @dataclass(frozen=True, slots=True)
+class Violations:
+    """Capability violations of one addon, in all organizations: of the last 24 hours, and all that are kept."""
+
+    day: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Pulse:
     """Values that change when tenants, live kernels, or what is there of one addon do."""
 
@@ -93,6 +101,8 @@ class State(Protocol):
         ...
 
     async def bundle(self, digest: str) -> StoredBundle | None: ...
+
+    async def violations(self, key: str) -> Violations: ...
 
     async def pulse(self) -> Pulse:
         """What is there now, cheaply."""
@@ -159,6 +169,14 @@ class DatabaseState:
         return StoredBundle(
             row["addon_key"], row["content"], Signature.model_validate_json(signature) if known else None
         )
+
+    async def violations(self, key: str) -> Violations:
+        row = await self._owner.postgres.fetchrow(
+            "SELECT coalesce(sum(count) FILTER (WHERE hour > now() - interval '24 hours'), 0)::bigint AS day,"
+            " coalesce(sum(count), 0)::bigint AS total FROM metacore_violations WHERE addon_key = $1",
+            key,
+        )
+        return Violations(row["day"], row["total"]) if row is not None else Violations()
 
     async def pulse(self) -> Pulse:
         tenants = await self._owner.postgres.fetchrow("SELECT count(*), max(updated_at) FROM organizations")
