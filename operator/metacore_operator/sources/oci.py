@@ -67,8 +67,8 @@ class Reference:
 
 
 class OciSource:
-    """Pulls the layer of type BUNDLE_TYPE, or the only one that is no signature, and the signature: a layer beside it, or
-    an artifact of type SIGNATURE_TYPE that refers to the bundle's (`oras attach`).
+    """Pulls the layer of type BUNDLE_TYPE, or the only one that is no signature, and the signature: a layer beside it,
+    or an artifact of type SIGNATURE_TYPE that refers to the bundle's (`oras attach`).
 
     Every digest is checked against the bytes. `plain` registries speak HTTP; all others TLS.
     """
