@@ -161,6 +161,7 @@ async def test_conditions_are_those_of_kstatus_and_keep_their_time() -> None:
     await world.operator.turn()
     conditions = {item["type"]: item for item in world.shown["conditions"]}
     assert {name: item["status"] for name, item in conditions.items()} == {"Ready": "False", "Stalled": "True"}
+    assert "observedGeneration" not in conditions["Ready"]
     since = conditions["Ready"]["lastTransitionTime"]
     assert since == "2026-03-01T09:01:00Z"
     world.now += datetime.timedelta(minutes=1)

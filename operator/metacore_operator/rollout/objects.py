@@ -94,7 +94,9 @@ class Objects:
     async def show(self, deployment: Document, status: ModeRolloutStatus) -> bool:
         """Write `status`; it is true, or an error."""
         path = f"{self._rollouts}/{self.release.deployment}"
-        body = {"status": status.model_dump(mode="json", by_alias=True)}
+        # There is no spec whose generation could be observed, and kubectl would wait for one that is named.
+        without = {"conditions": {"__all__": {"observed_generation"}}}
+        body = {"status": status.model_dump(mode="json", by_alias=True, exclude=without)}
         try:
             await self._api.patch(f"{path}/status", body)
         except NotFound:
