@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import datetime
 import json
 import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from tests.cluster.release import NAME, Release
+
+from metacore.capabilities.access import Access, Mode
+from metacore.capabilities.enforcer import Violation
+from metacore.capabilities.recorder import ViolationRecorder
+from metacore.capabilities.writer import ViolationWriter
+from metacore.db.database import Database
 
 PATIENT_SECONDS = 240
 DEPLOYMENT = f"deployment/{NAME}-kernel"
@@ -26,6 +35,11 @@ class ModeWorld:
 
     def ask_again(self, token: str) -> None:
         self._patch(CONFIG_MAP, {"metadata": {"annotations": {"metacore.dev/requested-at": token}}})
+
+    def violate(self, times: int) -> None:
+        """As a kernel in shadow records what an addon did beyond its grants."""
+        assert self.release.urls is not None
+        asyncio.run(_record(self.release.urls.kernel, times))
 
     def kill_operator(self) -> None:
         """The one that works, without a farewell."""
@@ -90,3 +104,15 @@ class ModeWorld:
 
     def _patch(self, target: str, patch: Mapping[str, Any]) -> None:
         self.kubectl("patch", target, "--type=merge", "--patch", json.dumps(patch))
+
+
+async def _record(url: str, times: int) -> None:
+    database = await Database.connect(url)
+    recorder = ViolationRecorder()
+    access = Access("shop", "db:read", "addon_crm.contacts", uuid.uuid4(), "tester")
+    for _ in range(times):
+        recorder.record(Violation(access, Mode.SHADOW, datetime.datetime.now(datetime.UTC).timestamp(), False))
+    try:
+        assert await ViolationWriter(database, recorder).flush()
+    finally:
+        await database.close()

@@ -115,3 +115,18 @@ def test_a_canary_holds_one_pod_through_a_change_of_operators_and_then_goes_on(n
     assert len(world.observed()) == 3
     assert set(world.observed().values()) == {("enforce", "enforce")}
     assert "CanaryRunning" in [reason for _, reason in world.events("Deployment")]
+
+
+def test_violations_in_shadow_refuse_enforcement_until_there_are_fewer_than_allowed(new_release: NewRelease) -> None:
+    world = ModeWorld(new_release({"operator": {"modeRollout": {"maxViolations": 1}}}).release)
+    world.until("Settled", "shadow", "WishMet")
+    world.violate(2)
+    world.wish("1")
+    world.until("Refused", "shadow", "TooManyViolations")
+    assert world.status()["wish"] == "1"
+    assert "2 violations" in world.condition("Stalled")["message"]
+    assert ("Warning", "TooManyViolations") in world.events("ConfigMap")
+    assert "metacore.dev/mode" not in world.deployment()["spec"]["template"]["metadata"].get("annotations", {})
+
+    world.release.install({"operator": {"modeRollout": {"maxViolations": 2}}})
+    world.until("Settled", "enforce", "WishMet")
