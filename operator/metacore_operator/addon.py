@@ -12,6 +12,8 @@ from metacore_operator.resources.addon import GROUP, VERSION
 
 PLURAL = "addons"
 LONGEST_REMOVAL_RETRY = 30.0
+LONGEST_TOLD = 200
+"""Characters of a message that kopf is given: it keeps them in an annotation. The status has the whole."""
 
 
 class Receiver(Protocol):
@@ -51,7 +53,7 @@ def register(registry: kopf.OperatorRegistry, receiver: Receiver) -> None:
         outcome = await receiver.removed(_plain(body))
         if isinstance(outcome, Waiting):
             delay = outcome.retry_after or min(retry_delay(retry + 1), LONGEST_REMOVAL_RETRY)
-            raise kopf.TemporaryError(outcome.message, delay=delay)
+            raise kopf.TemporaryError(outcome.message[:LONGEST_TOLD], delay=delay)
 
 
 def _plain(body: kopf.Body) -> Mapping[str, Any]:

@@ -77,7 +77,7 @@ class OperatorWorld:
     # What runs
 
     @asynccontextmanager
-    async def operator(self) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def operator(self, *, ends_with: int = 0) -> AsyncIterator[asyncio.subprocess.Process]:
         async with self._running(
             "operator",
             {
@@ -88,6 +88,7 @@ class OperatorWorld:
                 "METACORE_OPERATOR_HOST": "127.0.0.1",
                 "METACORE_OPERATOR_PULSE": "0.3",
             },
+            ends_with=ends_with,
         ) as process:
             yield process
 
@@ -105,7 +106,7 @@ class OperatorWorld:
 
     @asynccontextmanager
     async def _running(
-        self, command: str, given: Mapping[str, str], *arguments: str, inherited: int | None = None
+        self, command: str, given: Mapping[str, str], *arguments: str, inherited: int | None = None, ends_with: int = 0
     ) -> AsyncIterator[asyncio.subprocess.Process]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("METACORE_")}
         log = self._folder / f"{command}-{len(self._processes)}.log"
@@ -131,7 +132,7 @@ class OperatorWorld:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             code = await asyncio.wait_for(process.wait(), 40)
-        assert code in (0, -signal.SIGKILL), log.read_text("utf-8", "replace")[-4000:]
+        assert code in (ends_with, -signal.SIGKILL), log.read_text("utf-8", "replace")[-4000:]
 
     # What can be seen
 

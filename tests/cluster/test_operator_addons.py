@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import json
 import subprocess
 import uuid
 from collections.abc import AsyncIterator
@@ -15,6 +17,8 @@ from tests.cluster.node import Node
 from tests.cluster.operator_world import OperatorWorld
 from tests.conftest import DatabaseUrls
 from tests.tickets import SIGNING_KEY
+
+from metacore_operator.__main__ import EXIT_LEASE_LOST
 
 
 @pytest.fixture
@@ -130,6 +134,25 @@ async def test_another_operator_takes_over_from_one_that_was_killed(world: Opera
             await world.declare("one")
             await world.until("condition=Ready")
             assert await world.kubectl("get", "lease", "metacore-operator", "-o", path) != before
+
+
+async def test_one_that_finds_another_holding_the_lease_ends_at_once_and_not_in_order(world: OperatorWorld) -> None:
+    async with world.kernel(), world.operator(ends_with=EXIT_LEASE_LOST) as first:
+        await world.register()
+        await world.bundle("one")
+        await world.declare("one")
+        await world.until("condition=Ready")
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        taken = {"spec": {"holderIdentity": "another", "renewTime": now, "leaseTransitions": 9}}
+        await world.kubectl("patch", "lease", "metacore-operator", "--type=merge", "--patch", json.dumps(taken))
+        assert await asyncio.wait_for(first.wait(), 30) == EXIT_LEASE_LOST
+        # It left the Lease alone, and what it was told afterwards is the other's.
+        path = "jsonpath={.spec.holderIdentity}"
+        assert await world.kubectl("get", "lease", "metacore-operator", "-o", path) == "another"
+        await world.kubectl("delete", "addon", "tickets", "--wait=false")
+        # Nobody renews it for the other, so it can be taken when its time is over.
+        async with world.operator():
+            await world.kubectl("wait", "--for=delete", "addon/tickets", "--timeout=60s")
 
 
 async def test_a_range_that_only_the_operator_understands_is_told_in_the_status(world: OperatorWorld) -> None:
