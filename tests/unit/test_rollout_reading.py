@@ -147,6 +147,15 @@ def test_heartbeats_say_the_mode_and_nobody_knows_without_them() -> None:
             60,
             "kernel ended 2 times, at last with exit code 3",
         ),
+        (
+            {
+                "name": "kernel",
+                "restartCount": 4,
+                "lastState": {"terminated": {"exitCode": 2, "message": "starting\nerror: X is no number\n"}},
+            },
+            60,
+            "kernel ended 4 times, at last with exit code 2: error: X is no number",
+        ),
         ({"name": "kernel", "state": {"running": {}}, "restartCount": 3}, 60, "kernel ended 3 times"),
         ({"name": "kernel", "state": {"running": {}}, "restartCount": 2}, 60, ""),
     ],

@@ -153,6 +153,26 @@ async def test_a_flip_is_followed_by_one_operator_and_finished_by_another() -> N
     ]
 
 
+async def test_a_return_is_told_once() -> None:
+    world = World()
+    world.wish("1")
+    await world.operator.turn()
+    path = f"{CORE}/pods/b"
+    world.pod("b", "enforce")
+    world.database.kernels = {}
+    world.api.objects[path]["status"] = {
+        "containerStatuses": [{"name": "kernel", "restartCount": 3, "state": {"running": {}}}]
+    }
+    await world.operator.turn()
+    assert (world.shown["phase"], world.stamp) == ("Returning", None)
+    world.pod("c", "")
+    world.database.kernels = {"c": "shadow"}
+    await world.operator.turn()
+    assert world.shown["phase"] == "Refused"
+    told = [(type_, reason) for kind, type_, reason in world.events() if kind == "ConfigMap"]
+    assert told == [("Normal", "RollingOut"), ("Warning", "PodsFailing")]
+
+
 async def test_conditions_are_those_of_kstatus_and_keep_their_time() -> None:
     world = World()
     await world.operator.turn()

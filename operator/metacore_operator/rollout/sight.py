@@ -27,6 +27,8 @@ BLOCKED = frozenset(
 """Reasons of a waiting container that the kubelet gives while it cannot start it."""
 BLOCKED_SECONDS = 30.0
 """A pod younger than that may still be started: a registry that hiccups is asked again."""
+LONGEST_WORDS = 200
+"""Characters of what a pod says of its end."""
 DEFAULT_DEADLINE_SECONDS = 600.0
 """spec.progressDeadlineSeconds when the Deployment names none."""
 
@@ -160,11 +162,13 @@ def _problems(status: Mapping[str, Any], age: float) -> Iterator[str]:
             reason = str(waiting.get("reason") or "")
             restarts = int(container.get("restartCount") or 0)
             if reason in BLOCKED and age >= BLOCKED_SECONDS:
-                yield f"{reason}: {waiting.get('message') or 'the kubelet says no more'}"
+                yield f"{reason}: {str(waiting.get('message') or 'the kubelet says no more')[:LONGEST_WORDS]}"
             elif restarts > MOST_RESTARTS or (reason == CRASHING and restarts >= MOST_RESTARTS):
                 ended = (container.get("lastState") or {}).get("terminated") or {}
                 how = f", at last with exit code {ended['exitCode']}" if "exitCode" in ended else ""
-                yield f"{container['name']} ended {restarts} times{how}"
+                # Its last line of log, where the container says that the kubelet shall keep it.
+                words = str(ended.get("message") or "").strip().rpartition("\n")[2][:LONGEST_WORDS]
+                yield f"{container['name']} ended {restarts} times{how}" + (f": {words}" if words else "")
 
 
 def _moment(text: str) -> datetime.datetime:
