@@ -53,10 +53,10 @@ def events_of(status: ModeRolloutStatus, previous: ModeRolloutStatus) -> Sequenc
     # The first status of a release whose wish is met already is no news.
     if before is None and status.phase == Phase.SETTLED:
         return ()
-    if before is not None and before.reason == ready.reason:
-        # That a return has ended is no news either: what led to it was told.
-        if previous.phase == status.phase or (previous.phase, status.phase) == (Phase.RETURNING, Phase.REFUSED):
-            return ()
+    # That a return has ended is no news either: what led to it was told.
+    goes_on = previous.phase == status.phase or (previous.phase, status.phase) == (Phase.RETURNING, Phase.REFUSED)
+    if before is not None and before.reason == ready.reason and goes_on:
+        return ()
     return (Told("Warning" if ready.reason in ALARMING else "Normal", ready.reason, ready.message),)
 
 
