@@ -49,7 +49,8 @@ def test_another_takes_over_in_less_than_twenty_seconds() -> None:
 
 
 def body(**spec: Any) -> kopf.Body:
-    return kopf.Body({"metadata": {"name": "tickets", "generation": 7}, "spec": spec})
+    raw: kopf.RawBody = {"metadata": {"name": "tickets", "generation": 7}, "spec": spec}
+    return kopf.Body(raw)
 
 
 def test_of_an_object_only_its_generation_is_remembered_however_large_it_is() -> None:
