@@ -49,7 +49,7 @@ def test_another_takes_over_in_less_than_twenty_seconds() -> None:
 
 
 def body(**spec: Any) -> kopf.Body:
-    raw: kopf.RawBody = {"metadata": {"name": "tickets", "generation": 7}, "spec": spec}
+    raw: Any = {"metadata": {"name": "tickets", "generation": 7}, "spec": spec}
     return kopf.Body(raw)
 
 
