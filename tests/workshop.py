@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import httpx2
 from tests.control_plane import Headers, Plane
 from tests.guests.build import guest
 from tests.tickets import signed
@@ -65,6 +66,32 @@ WORKSHOP: dict[str, Any] = {
     "contributions": {
         "actions": [
             {"key": "run", "label": "Run", "target_model": "Order", "handler": {"type": "wasm", "function": "run"}},
+            {
+                "key": "close",
+                "target_model": "Order",
+                "handler": {"type": "wasm", "function": "run_too", "run_in_tx": True},
+                "requires_state": ["open"],
+            },
+            {
+                "key": "tally",
+                "target_model": "Order",
+                "placement": "table",
+                "handler": {"type": "wasm", "function": "run"},
+            },
+            {
+                "key": "rename",
+                "label": "Rename",
+                "target_model": "Order",
+                "handler": {"type": "wasm", "function": "echo"},
+                "fields": [
+                    {"key": "title", "type": "text", "required": True, "validation": {"min": 3, "regex": "^[a-z]+$"}},
+                    {"key": "count", "type": "number", "defaultValue": 4},
+                    {"key": "kind", "type": "select", "options": [{"value": "a", "label": "A"}]},
+                ],
+            },
+            {"key": "nothing", "target_model": "Order", "handler": {"type": "noop"}},
+            {"key": "stamp", "target_model": "Order", "handler": {"type": "compiled", "function": "stamp"}},
+            {"key": "link", "target_model": "Order", "linkUrl": "/somewhere"},
         ]
     },
 }
@@ -96,6 +123,12 @@ async def install(plane: Plane, *organizations: Headers, manifest: Mapping[str, 
         for headers in organizations:
             reply = await plane.install(headers, content, signature, key=manifest["metadata"]["key"])
             assert reply.status_code == 201, reply.text
+
+
+async def act(plane: Plane, headers: Headers, key: str, row: str | None, **given: Any) -> httpx2.Response:
+    """Run an action of orders, on a row or, with None, on the model."""
+    place = f"/{row}" if row is not None else ""
+    return await plane.client.post(f"/api/dynamic/orders{place}/action/{key}", json=given, headers=headers, timeout=60)
 
 
 async def order(plane: Plane, headers: Headers, **values: Any) -> str:

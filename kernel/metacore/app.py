@@ -13,11 +13,13 @@ from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from metacore.addons.actions import ActionService
 from metacore.addons.code import CodeNeeds, build_runner
 from metacore.addons.egress import AddonEgress
 from metacore.addons.frontends import FrontendStore
 from metacore.addons.handlers.compiled import CompiledFunctions
 from metacore.addons.heartbeat import Heartbeat
+from metacore.addons.installation_secrets import InstallationSecrets
 from metacore.addons.jobs.service import Jobs
 from metacore.addons.loader import Loader
 from metacore.addons.runner import AddonRunner
@@ -288,6 +290,7 @@ class App:
             registry=self.registry,
             gate=self.enforcer,
             egress=AddonEgress(self.outbound, self.enforcer),
+            secrets=InstallationSecrets(self.database, self._sealer),
             bus=self.bus,
             settings=self._settings,
             functions=self.functions,
@@ -341,6 +344,14 @@ class App:
                 validators=self._validators,
                 custom_validators=self.dynamic.custom_validators,
                 limits=ImportLimits(max_bytes=config.max_upload_bytes),
+            ),
+            actions=ActionService(
+                self.database,
+                self.registry,
+                self._ungated,
+                self.runner,
+                permissions=self.permission,
+                on_commit=self.relay.wake,
             ),
             addons=addons,
             enforcement=EnforcementServices(

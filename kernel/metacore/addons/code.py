@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from metacore.addons.backend_call import BackendCaller
 from metacore.addons.egress import AddonEgress
 from metacore.addons.handlers.compiled import CompiledFunctions, CompiledRuns
 from metacore.addons.handlers.run import HandlerRuns, Noop
 from metacore.addons.handlers.wasm import WasmRuns
+from metacore.addons.handlers.webhook import WebhookRuns
 from metacore.addons.host_calls.data import GuestData
 from metacore.addons.host_calls.events import GuestEvents
 from metacore.addons.host_calls.services import GuestHost, Parts, SettingsReader
 from metacore.addons.host_calls.sql import GuestSqlCalls
 from metacore.addons.host_calls.web import GuestWeb
+from metacore.addons.installation_secrets import InstallationSecrets
 from metacore.addons.invocation import HandlerKind
 from metacore.addons.runner import AddonRunner
 from metacore.addons.sandbox import Sandbox
@@ -34,6 +37,7 @@ class CodeNeeds:
     database: Database
     registry: Registry
     egress: AddonEgress
+    secrets: InstallationSecrets
     gate: Enforcer
     bus: Bus
     settings: SettingsReader
@@ -55,5 +59,6 @@ def build_runner(needs: CodeNeeds, sandbox: Sandbox) -> AddonRunner:
         "noop": Noop(),
         "wasm": WasmRuns(sandbox, host),
         "compiled": CompiledRuns(needs.functions),
+        "webhook": WebhookRuns(BackendCaller(needs.egress, needs.secrets), sandbox),
     }
     return AddonRunner(needs.registry, kinds, needs.metrics)

@@ -61,5 +61,7 @@ class Runner(Protocol):
             Fenced: its signature is no longer trusted.
             TooManyRequests: too many runs wait.
             NotWired: this process has no runtime for such a handler.
+            PermissionDenied: what the handler itself needs was not granted: the host of a webhook.
+            Unavailable: its backend cannot be reached, or the addon is quarantined.
         """
         ...

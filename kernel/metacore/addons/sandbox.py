@@ -13,6 +13,7 @@ from metacore.addons.stored import read_bundle_row
 from metacore.bundle.read import Bundle, digest_of, read_bundle
 from metacore.db.database import Database
 from metacore.errors import MetacoreError, NotFound, Refused, Unavailable
+from metacore.manifest.model import Manifest
 from metacore.wasm.abi import Reply
 from metacore.wasm.limits import Ceiling, Limits, limits_of
 from metacore.wasm.ports import HostServices
@@ -109,6 +110,10 @@ class Sandbox:
         runtime = await self._open()
         source = ModuleSource(code.module_digest, self._reader(digest))
         return await runtime.invoke(addon_key, source, export, request, code.limits, services)
+
+    async def manifest_of(self, digest: str) -> Manifest:
+        """What the bundle with this digest declares. Raises NotFound when it is not stored."""
+        return (await self._bundle(digest)).manifest
 
     async def close(self) -> None:
         """End the calls that run, and the engine."""

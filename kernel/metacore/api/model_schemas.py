@@ -37,6 +37,11 @@ OBJECT_BODY: Final[dict[str, Any]] = {
 }
 """The body of a route that takes any JSON object."""
 
+OPTIONAL_OBJECT_BODY: Final[dict[str, Any]] = {
+    "requestBody": {"required": False, "content": {"application/json": {"schema": {"type": "object"}}}}
+}
+"""The body of a route that takes a JSON object or nothing."""
+
 PAGE_META: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {name: {"type": "integer"} for name in ("total", "page", "per_page", "last_page")},

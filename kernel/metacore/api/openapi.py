@@ -4,18 +4,23 @@ import asyncio
 import html
 from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
+from metacore.addons.action_lookup import actions_of
 from metacore.api import envelope
+from metacore.api.action_schemas import action_paths
 from metacore.api.deps import OptionalPrincipalDependency
 from metacore.api.model_schemas import FAILED, FAILURE, FAILURE_NAME, Words, model_paths, model_schemas, model_tag
 from metacore.api.route import KernelRoute
 from metacore.errors import NotFound
 from metacore.identity import Principal
+from metacore.metadata.derive import derive_action
+from metacore.metadata.model import ActionDef
 from metacore.metadata.translation import Translator, translated
 from metacore.permissions.service import PermissionService
 from metacore.registry import LiveModel, Registry
@@ -34,6 +39,7 @@ FASTAPI_TITLE = "FastAPI"
 """What FastAPI calls an application that nobody gave a title."""
 TAGS: Final[Mapping[str, str]] = {
     "records": "Rows of every model; each model of your organization is described above once you are logged in",
+    "actions": "What addons do with rows and tables beyond that",
     "options": "Values to choose from, rows to find, values to count",
     "transfer": "Rows as files, out and in",
     "metadata": "How to draw lists and forms",
@@ -75,7 +81,9 @@ def build_docs_router(
         def words_of(model: LiveModel) -> Words:
             return lambda text: str(translated(text, translator, locale, model.addon_key))
 
-        document = with_models(base, await readable(registry, permissions, principal), prefix, words_of)
+        models = await readable(registry, permissions, principal)
+        actions = await runnable(registry, permissions, principal, models)
+        document = with_models(base, models, prefix, words_of, actions)
         # Where the application hangs under a path of its own, that path stands before every path of the document.
         outer = request.scope["path"].removesuffix("/openapi.json")
         if outer:
@@ -122,6 +130,26 @@ async def readable(
     ]
 
 
+async def runnable(
+    registry: Registry,
+    permissions: PermissionService | None,
+    principal: Principal | None,
+    models: Iterable[LiveModel],
+) -> dict[str, dict[str, ActionDef]]:
+    """The actions that the caller may run, by key of the model and of the action."""
+    found: dict[str, dict[str, ActionDef]] = {}
+    if principal is None:
+        return found
+    for model in models:
+        own = found[model.key] = {}
+        for action in actions_of(registry, model, principal.organization_id):
+            key = action.definition.key
+            allowed = permissions is None or await permissions.check(principal, f"{model.key.lower()}.{key}")
+            if key not in own and allowed and action.runs:
+                own[key] = derive_action(action.definition)
+    return found
+
+
 def describe(described: FastAPI | APIRouter, version: str) -> dict[str, Any]:
     """The document of every route of `described`, without models. Failures are described as they are sent."""
     titled = isinstance(described, FastAPI) and described.title not in ("", FASTAPI_TITLE)
@@ -146,9 +174,14 @@ def describe(described: FastAPI | APIRouter, version: str) -> dict[str, Any]:
 
 
 def with_models(
-    base: Mapping[str, Any], models: Iterable[LiveModel], prefix: str, words_of: Callable[[LiveModel], Words]
+    base: Mapping[str, Any],
+    models: Iterable[LiveModel],
+    prefix: str,
+    words_of: Callable[[LiveModel], Words],
+    actions: Mapping[str, Mapping[str, ActionDef]] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """`base` with the sections, paths and schemas of `models` in front; `base` itself stays as it is."""
+    """`base` with the sections, paths and schemas of `models` and their `actions` (by model key) in front; `base`
+    itself stays as it is."""
     schemas = dict(base["components"]["schemas"])
     paths: dict[str, Any] = {}
     labels: dict[str, None] = {}
@@ -156,6 +189,7 @@ def with_models(
         words = words_of(model)
         schemas.update(model_schemas(model, words))
         paths.update(model_paths(model, prefix, words))
+        paths.update(action_paths(model, actions.get(model.key, {}), prefix, words))
         labels[model_tag(model, words)] = None
     tags = [{"name": label} for label in labels if label not in TAGS]
     return {

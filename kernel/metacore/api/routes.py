@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from fastapi import APIRouter, FastAPI
 from starlette.types import StatelessLifespan
 
+from metacore.addons.actions import ActionService
+from metacore.api.actions import build_actions_router
 from metacore.api.addons import AddonServices, build_addons_router
 from metacore.api.auth import build_auth_router
 from metacore.api.deps import OptionalPrincipalDependency, PrincipalDependency
@@ -54,6 +56,7 @@ class KernelServices:
     facets: FacetsService
     exports: ExportService
     imports: ImportService
+    actions: ActionService
     addons: AddonServices
     enforcement: EnforcementServices
     core_groups: CoreGroups
@@ -103,6 +106,7 @@ def kernel_routes(
         build_options_router(services.options, services.search, services.facets, services.principal),
         build_transfer_router(services.exports, services.imports, services.principal),
         build_ws_router(services.hub, services.auth.authenticate),
+        build_actions_router(services.actions, services.records, services.principal),
         # Last: its `/dynamic/{model}/{id}` would answer for the routes above.
         build_records_router(services.records, services.principal),
     ):

@@ -116,6 +116,11 @@ class Database:
             ) from error
 
     @property
+    def pool_size(self) -> int:
+        """Connections that it was made for; the engine of the cold paths has half as many, and as many more in need."""
+        return self._pool_size
+
+    @property
     def postgres(self) -> asyncpg.Pool[asyncpg.Record]:
         """The pool of the hot paths. Only for code that runs on PostgreSQL alone."""
         if self._pool is None:

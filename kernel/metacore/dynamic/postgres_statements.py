@@ -141,7 +141,8 @@ def current_statement(shape: ModelShape, schema: str, *, held: bool = False) -> 
     row = (found.with_for_update() if held else found).lateral("found")
     columns = [row.c[column.name] for column in shape.readable]
     shown = sa.select(*columns).correlate(row).subquery(_unused(shape, "r"))
-    body = sa.select(_row(shown)).correlate(row).scalar_subquery()
+    # As text, which every driver hands on with every digit.
+    body = sa.select(sa.cast(_row(shown), sa.Text)).correlate(row).scalar_subquery()
     return compiled(sa.select(row.c[version], body.label("body")).select_from(scope.join(row, sa.true())))
 
 

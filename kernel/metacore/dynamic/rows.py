@@ -74,7 +74,7 @@ class Rows(Protocol):
         ...
 
 
-def exact(body: bytes) -> dict[str, Any]:
+def exact(body: bytes | str) -> dict[str, Any]:
     """The row for those who compute with it, formulas and hooks: decimals are `Decimal`."""
     row: dict[str, Any] = json.loads(body, parse_float=Decimal)
     return row

@@ -229,7 +229,7 @@ def _placed(
 ) -> list[ActionDef]:
     """The declared actions, completed from the manifest's of the same key, then the manifest's others."""
     own = {
-        action.key: _action(action)
+        action.key: derive_action(action)
         for action in actions
         if action.model in (definition.key, definition.table) and action.placement in placements
     }
@@ -246,7 +246,8 @@ def _gaps(action: ActionDef, known: ActionDef) -> dict[str, Any]:
     return {name: getattr(known, name) for name in ActionDef.model_fields if name not in action.model_fields_set}
 
 
-def _action(action: ActionDefinition) -> ActionDef:
+def derive_action(action: ActionDefinition) -> ActionDef:
+    """A declared action as clients see it, its steps' fields among its own."""
     path = f"actions[{action.key}]"
     raw_fields = [*action.fields, *(field for step in action.steps for field in step.get("fields", ()))]
     fields = [read_shape(FieldDef, _keyed(raw), f"{path}.fields[{index}]") for index, raw in enumerate(raw_fields)]
