@@ -26,6 +26,7 @@ from metacore.cli.dev_console import DevConsole
 from metacore.cli.dev_secrets import DevSecrets, OwnerLogin, load_login, load_secrets
 from metacore.cli.environment import read_settings
 from metacore.cli.listening import listen, shown_address
+from metacore.cli.owner_database import DATABASE
 from metacore.cli.supervise import Supervisor, wait
 from metacore.db.database import Database
 from metacore.db.embedded import EmbeddedServer
@@ -49,7 +50,6 @@ from metacore_operator.steps.context import Ports
 from metacore_operator.steps.state import DatabaseState
 from metacore_operator.trust import Trust
 
-DATABASE = "metacore"
 ORGANIZATION = "My organization"
 NOT_FOR_THE_KERNEL = ("METACORE_OWNER_DATABASE_URL", "METACORE_DIRECT_DATABASE_URL", "METACORE_TRANSACTION_POOLER")
 WATCH_SECONDS = 2.0
@@ -211,6 +211,8 @@ class Development:
             "METACORE_LOG_FORMAT": "console",
             "METACORE_LOG_LEVEL": "info",
             "METACORE_CACHE_DIR": str(self._data / "cache"),
+            # Whoever works on this machine administers it.
+            "METACORE_MODE_ORGANIZATIONS": "*",
             **given,
             "METACORE_DATABASE_URL": server.url(KERNEL_ROLE, known.kernel_password, DATABASE),
             "METACORE_JWT_SECRETS": known.jwt_secret,

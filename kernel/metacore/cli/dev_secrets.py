@@ -44,7 +44,7 @@ def load_secrets(file: Path) -> DevSecrets:
     Raises:
         Misconfigured: the file is there and cannot be understood; it is never replaced, since the data depends on it.
     """
-    known = _read(file, DevSecrets)
+    known = known_secrets(file)
     if known is not None:
         return known
     made = DevSecrets(
@@ -55,6 +55,15 @@ def load_secrets(file: Path) -> DevSecrets:
     )
     write_private(file, made.model_dump())
     return made
+
+
+def known_secrets(file: Path) -> DevSecrets | None:
+    """The secrets in `file`; None when they were never made.
+
+    Raises:
+        Misconfigured: the file is there and cannot be read or understood.
+    """
+    return _read(file, DevSecrets)
 
 
 def load_login(file: Path, url: str) -> OwnerLogin:
