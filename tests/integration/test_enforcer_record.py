@@ -141,6 +141,16 @@ async def test_what_no_tenant_did_shows_in_the_sum_and_to_no_tenant(owner_db: Da
     assert await sum_violations(owner_db, ViolationFilter(NOON + datetime.timedelta(hours=2))) == []
 
 
+async def test_an_id_that_was_read_from_the_database_is_as_good_as_any(owner_db: Database, kernel_db: Database) -> None:
+    organization = await kernel_db.postgres.fetchval("SELECT $1::uuid", ACME)
+    assert type(organization) is not uuid.UUID
+    recorder = ViolationRecorder()
+    recorder.record(violation(organization=organization))
+    recorder.record(violation(organization=ACME))
+    assert await ViolationWriter(kernel_db, recorder).flush()
+    assert [row.count for row in await listed(kernel_db, ACME)] == [2]
+
+
 async def test_text_that_no_column_takes_is_written_anyway(database: Database) -> None:
     recorder = ViolationRecorder()
     recorder.record(violation("a\x00b\ud800" + "ü" * 500, addon="k" * 99, kind="x" * 99, caller="\n" * 500))

@@ -37,6 +37,8 @@ class Grants:
 
         `target` may be what an event is subscribed by: `prefix.*` is covered by itself and by wider ones only.
         """
+        if not target:
+            return False
         if kind == CapabilityKind.HTTP_FETCH:
             return self._covers_host(target)
         if kind in DATABASE_KINDS:

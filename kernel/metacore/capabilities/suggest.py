@@ -52,25 +52,26 @@ def suggest(
     subscribed to stands for the events that came through it.
     """
     held, asked = Grants(addon_key, granted), Grants(addon_key, declared)
-    missing: dict[tuple[str, str], int] = {}
-    left_out: list[LeftOut] = []
+    missing: dict[tuple[str, str], None] = {}
+    left_out: dict[tuple[str, str], LeftOut] = {}
     mine = [item for item in recorded if item.addon_key == addon_key]
-    refused_always = {(item.kind, item.target) for item in mine if item.forbidden and not _grantable_of_kernel(item)}
+    refused_always = {(item.kind, item.target) for item in mine if item.forbidden and not refused_until_granted(item)}
     for item in mine:
         what = (item.kind, item.target)
         if held.cover(item.kind, item.target, None) and not item.forbidden:
             continue
         why = _why_not(item, forbidden=what in refused_always)
         if why:
-            left_out.append(LeftOut(item.kind, item.target, item.count, why))
+            before = left_out[what].count if what in left_out else 0
+            left_out[what] = LeftOut(item.kind, item.target, before + item.count, why)
         elif not held.cover(item.kind, item.target, None):
-            missing[what] = missing.get(what, 0) + item.count
+            missing[what] = None
     accept = [what for what in missing if asked.cover(*what, None)]
     add = _smallest(addon_key, [what for what in missing if what not in accept])
     return Suggestion(
         tuple(Capability(kind=kind, target=target, reason=REASON) for kind, target in add),
         tuple(_declaring(addon_key, declared, accept)),
-        tuple(left_out),
+        tuple(left_out.values()),
     )
 
 
@@ -87,12 +88,12 @@ def _why_not(item: ViolationSum, *, forbidden: bool) -> str:
             return "another organization's schema"
         if schema.startswith("pg_") or schema == "information_schema":
             return "PostgreSQL's own"
-        if not dot and schema in KERNEL_GRANTS and not _grantable_of_kernel(item):
+        if not dot and schema in KERNEL_GRANTS and not refused_until_granted(item):
             return "the kernel's own table"
     return "refused in both modes, no grant allows it" if forbidden else ""
 
 
-def _grantable_of_kernel(item: ViolationSum) -> bool:
+def refused_until_granted(item: ViolationSum) -> bool:
     """Tables of the kernel that an addon may read a part of, when it was granted that: even shadow refuses it else."""
     return item.kind == CapabilityKind.DB_READ and item.target in GUEST_COLUMNS
 

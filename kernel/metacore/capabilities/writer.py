@@ -90,7 +90,8 @@ class ViolationWriter:
 async def write(connection: AsyncConnection, counts: Sequence[ViolationCount]) -> None:
     """Add `counts` to what the table holds of their hours, in the transaction of `connection`."""
     if connection.dialect.name == "postgresql":
-        document = orjson.dumps([_as_json(count) for count in counts]).decode()
+        # asyncpg's own class of UUID, which ids that were read with it have, is none that orjson knows.
+        document = orjson.dumps([_as_json(count) for count in counts], default=str).decode()
         await connection.execute(_RECORD, {"counts": document})
         return
     insert = sqlite.insert(ViolationRow)

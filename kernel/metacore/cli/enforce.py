@@ -15,7 +15,7 @@ from metacore.bundle import paths
 from metacore.bundle.archive import read_archive
 from metacore.capabilities.grants import Grants
 from metacore.capabilities.standing import AddonStanding, Standing, read_standing
-from metacore.capabilities.suggest import Suggestion, suggest
+from metacore.capabilities.suggest import Suggestion, refused_until_granted, suggest
 from metacore.capabilities.violations import ViolationFilter, ViolationSum, sum_violations
 from metacore.capabilities.window import parse_since
 from metacore.cli import enforce_output, output
@@ -141,7 +141,9 @@ def _one(standing: Standing, addon: str) -> AddonStanding:
 
 
 def _granted_now(grants: Grants | None, item: ViolationSum) -> bool:
-    return grants is not None and not item.forbidden and grants.cover(item.kind, item.target, None)
+    if grants is None or (item.forbidden and not refused_until_granted(item)):
+        return False
+    return grants.cover(item.kind, item.target, None)
 
 
 def _since(text: str) -> datetime.datetime:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metacore.capabilities.standing import MIXED, Standing
-from metacore.capabilities.suggest import Suggestion
+from metacore.capabilities.suggest import Suggestion, refused_until_granted
 from metacore.capabilities.violations import ViolationSum
 from metacore.cli import output
 from metacore.cli.manifest_patch import as_entries
@@ -28,13 +28,13 @@ class ReportLine:
 
     @property
     def outcome(self) -> str:
-        if self.found.forbidden:
-            return "refused in both modes"
         if self.granted_now:
             return "granted since"
+        if self.found.forbidden:
+            return "refused until granted" if refused_until_granted(self.found) else "refused in both modes"
         if not self.found.refused:
             return "would be refused"
-        return "refused" if not self.found.shadow else f"refused {self.found.refused} times"
+        return "refused" if not self.found.shadow else f"refused {self.found.refused} of {self.found.count}"
 
 
 def status_json(standing: Standing, sums: Sequence[ViolationSum]) -> dict[str, Any]:
@@ -149,7 +149,10 @@ def show_suggestion(addon: str, since: str, found: Suggestion, place: Path | Non
         output.say("them into spec.capabilities.list as well:")
         _show_list(found.add)
     if found.accept:
-        output.say("declared by the bundle and not accepted: list in spec.capabilities.list of the Addon:")
+        where = f"in {place} already" if place is not None else "declared by the installed bundle"
+        output.say(
+            f"{where} and not granted: install it; where the Addon's capabilities.accept is Listed, list as well:"
+        )
         _show_list(found.accept)
     if found.left_out:
         output.say(output.paint("cannot be granted, the addon has to change:", "33"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from metacore.bundle import paths
 from metacore.cli import output
-from metacore.errors import InvalidInput, ManifestInvalid
+from metacore.errors import InvalidInput
 from metacore.manifest.decode import MAX_BYTES
 from metacore.manifest.model import Capability
 from metacore.manifest.read import inspect_manifest
@@ -31,7 +31,7 @@ def declared_in(path: Path, addon_key: str) -> tuple[Capability, ...]:
     """
     reading = inspect_manifest(output.read_file(path, MAX_BYTES))
     if reading.manifest is None or reading.problems:
-        raise ManifestInvalid(f"{path} is not a valid manifest", problems=reading.problems)
+        raise InvalidInput(f"{path} is not a valid manifest", problems=reading.problems)
     if reading.manifest.key != addon_key:
         raise InvalidInput(
             f"{path} is the manifest of {reading.manifest.key!r}, not of {addon_key!r}", code="wrong_key"
@@ -57,5 +57,5 @@ def add_capabilities(path: Path, capabilities: Sequence[Capability]) -> None:
     written = json.dumps(document, indent=indent[1] if indent else 2, ensure_ascii=False) + "\n"
     reading = inspect_manifest(written.encode())
     if reading.problems:
-        raise ManifestInvalid(f"{path} would not be valid any more; nothing was written", problems=reading.problems)
+        raise InvalidInput(f"{path} would not be valid any more; nothing was written", problems=reading.problems)
     output.write_file(path, written.encode())
