@@ -8,7 +8,7 @@ DATA ?=
 RUN_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run cluster cluster-down cluster-status test test-host test-cluster check bench format lock \
+.PHONY: help install run cluster cluster-down cluster-status kind kind-down test test-host test-cluster check bench format lock \
   docs clean
 
 help: ## Show the targets
@@ -39,6 +39,12 @@ cluster-down: $(STAMP) ## Take it away again, with all that it left
 
 cluster-status: $(STAMP) ## Show its nodes and pods
 	@$(BIN)/python -m tests.cluster status
+
+kind: $(STAMP) ## The same with Docker, on kind
+	@$(BIN)/python -m tests.cluster.kind up
+
+kind-down: $(STAMP) ## Delete the kind cluster and its registry
+	@$(BIN)/python -m tests.cluster.kind down
 
 test: test-host test-cluster ## Run all tests
 

@@ -27,7 +27,8 @@ class ReconcileSettings:
 
 
 class Tenancy(BaseModel):
-    """Addons of `namespaces` may target `organizations`, by name or id; * means every one of either."""
+    """Addons of `namespaces` may target `organizations`, by name or id; * means every one of either, and as part of a
+    namespace any text, as in `team-*`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -114,6 +114,16 @@ class AddonWorld:
         found = json.loads(self.kubectl("get", "events", "--field-selector", chosen, "-o", "json"))["items"]
         return [item["reason"] for item in sorted(found, key=lambda item: str(item["metadata"]["creationTimestamp"]))]
 
+    def restarts(self) -> int:
+        """How often containers of the release were started again."""
+        found = json.loads(self.release.kubectl("get", "pods", "-o", "json"))["items"]
+        return sum(item["restartCount"] for pod in found for item in pod["status"].get("containerStatuses", []))
+
+    def secret(self, name: str, kind: str, entries: Mapping[str, str], *, allow: str = "") -> None:
+        """A Secret that the Addon `allow` may name."""
+        metadata = {"name": name, "labels": {"metacore.dev/allow": allow or self.key}}
+        self.apply({"apiVersion": "v1", "kind": "Secret", "type": kind, "metadata": metadata, "stringData": entries})
+
     def delete(self, name: str = "", *, timeout: str = PATIENCE) -> None:
         """Delete an Addon and wait until it is gone."""
         self.kubectl("delete", "addon", name or self.key, f"--timeout={timeout}")
@@ -131,9 +141,16 @@ class AddonWorld:
         return self.release.request(method, f"/dynamic/{self.model}{path}", body, self.token)
 
     def titles(self) -> list[str]:
-        status, answer = self.request("GET", "?per_page=200")
-        assert status == 200, answer
-        return sorted(row["title"] for row in answer["data"])
+        """Every row's title, in their order."""
+        found: list[str] = []
+        page = 1
+        while True:
+            status, answer = self.request("GET", f"?per_page=200&page={page}&sortBy=created_at&order=asc")
+            assert status == 200, answer
+            found += [row["title"] for row in answer["data"]]
+            if page >= answer["meta"]["last_page"]:
+                return sorted(found)
+            page += 1
 
 
 def signature_of(content: bytes, signer: SigningKey) -> bytes:

@@ -59,6 +59,7 @@ state = "{state}/run/containerd"
   runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
   SystemdCgroup = false
+  Root = "{state}/run/runc"
 """
 
 

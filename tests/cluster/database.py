@@ -76,8 +76,24 @@ class ClusterDatabase:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """End it as a crash would, and wait until its children noticed: they keep its shared memory until then."""
         self._node.processes.stop(self.NAME, kill=True)
+        deadline = time.monotonic() + START_SECONDS
+        while self._children():
+            if time.monotonic() > deadline:
+                raise StartFailed(f"processes of a killed PostgreSQL live on: {self._children()}")
+            time.sleep(0.05)
+
+    def _children(self) -> list[str]:
+        """Processes that stand in the data folder, as all of a server do."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and (entry / "cwd").readlink() == self._data:
+                    found.append(entry.name)
+            except OSError:
+                continue
+        return found
 
     def make(self, database: str) -> DatabaseUrls:
         """Make an empty database, or find the one that is there, and give its URLs as pods and this host use them."""

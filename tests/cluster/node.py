@@ -99,7 +99,7 @@ class Node:
             self._services,
         ):
             step()
-        self._wait_for("the node to be Ready", self._node_ready)
+        self.wait_for("the node to be Ready", self._node_ready)
         self.say(f"Kubernetes {self._version()} is ready after {time.monotonic() - started:.0f} s")
 
     def down(self) -> None:
@@ -117,6 +117,7 @@ class Node:
         for name in self.processes.names():
             self.processes.stop(name, kill=True)
         remains.end_processes(self.addresses.name, NAMESPACES / self.addresses.namespace)
+        remains.remove_sockets(self.state)
         remains.unmount_below(self.state)
         network.down(self.addresses)
         remains.remove_control_groups(self.addresses.name)
@@ -169,13 +170,15 @@ class Node:
         (state / "registry.yaml").write_text(configuration.registry(state, f"0.0.0.0:{REGISTRY_PORT}"))
         (state / "resolv.conf").write_text(f"nameserver {addresses.bridge}\n")
 
-    def _start(self, name: str, *arguments: str, **environment: str) -> None:
+    def start(self, name: str, program: str, *arguments: str, **environment: str) -> None:
+        """Start one of the node's programs in its network, as the process `name`."""
         binaries = f"{self.binaries}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        command = [*self.addresses.enter, str(self.binaries / name), *arguments]
+        command = [*self.addresses.enter, str(self.binaries / program), *arguments]
         self.processes.start(name, command, {"PATH": binaries, **environment})
 
     def _etcd(self) -> None:
-        self._start(
+        self.start(
+            "etcd",
             "etcd",
             f"--data-dir={self.state}/etcd",
             f"--listen-client-urls=http://127.0.0.1:{ETCD_PORT}",
@@ -188,7 +191,8 @@ class Node:
     def _api_server(self) -> None:
         state, addresses = self.state, self.addresses
         key = f"{state}/certificates/service-account.key"
-        self._start(
+        self.start(
+            "kube-apiserver",
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{ETCD_PORT}",
             f"--token-auth-file={state}/tokens.csv",
@@ -207,11 +211,12 @@ class Node:
             f"--service-account-signing-key-file={key}",
             "--profiling=false",
         )
-        self._wait_for("the API server", self._api_ready)
+        self.wait_for("the API server", self._api_ready)
 
     def _control_plane(self) -> None:
         state = self.state
-        self._start(
+        self.start(
+            "kube-controller-manager",
             "kube-controller-manager",
             f"--kubeconfig={self.kubeconfig}",
             f"--root-ca-file={state}/certificates/apiserver.crt",
@@ -220,16 +225,21 @@ class Node:
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
         )
-        self._start(
-            "kube-scheduler", f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--bind-address=127.0.0.1"
+        self.start(
+            "kube-scheduler",
+            "kube-scheduler",
+            f"--kubeconfig={self.kubeconfig}",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
         )
 
     def _containerd(self) -> None:
-        self._start("containerd", "--config", f"{self.state}/containerd.toml")
-        self._wait_for("containerd", lambda: (self.state / "run" / "containerd.sock").exists())
+        self.start("containerd", "containerd", "--config", f"{self.state}/containerd.toml")
+        self.wait_for("containerd", lambda: (self.state / "run" / "containerd.sock").exists())
 
     def _kubelet(self) -> None:
-        self._start(
+        self.start(
+            "kubelet",
             "kubelet",
             f"--config={self.state}/kubelet.yaml",
             f"--kubeconfig={self.kubeconfig}",
@@ -238,7 +248,8 @@ class Node:
             f"--root-dir={self.state}/kubelet",
             f"--cert-dir={self.state}/kubelet-certificates",
         )
-        self._start(
+        self.start(
+            "kube-proxy",
             "kube-proxy",
             f"--kubeconfig={self.kubeconfig}",
             f"--hostname-override={NODE_NAME}",
@@ -249,8 +260,8 @@ class Node:
         )
 
     def _services(self) -> None:
-        self._start("registry", "serve", f"{self.state}/registry.yaml", OTEL_TRACES_EXPORTER="none")
-        self._start("coredns", "-conf", f"{self.state}/Corefile")
+        self.start("registry", "registry", "serve", f"{self.state}/registry.yaml", OTEL_TRACES_EXPORTER="none")
+        self.start("coredns", "coredns", "-conf", f"{self.state}/Corefile")
 
     def _api_ready(self) -> bool:
         self.processes.pid("kube-apiserver")
@@ -276,7 +287,8 @@ class Node:
     def _version(self) -> str:
         return str(json.loads(self.kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"])
 
-    def _wait_for(self, what: str, ready: Callable[[], bool]) -> None:
+    def wait_for(self, what: str, ready: Callable[[], bool]) -> None:
+        """Return once `ready`; StartFailed with the ends of all logs when it takes longer than START_SECONDS."""
         self.say(f"waiting for {what} …")
         deadline = time.monotonic() + START_SECONDS
         while not ready():

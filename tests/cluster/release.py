@@ -14,8 +14,12 @@ from tests.conftest import DatabaseUrls
 
 NAME = "metacore"
 DATABASE_SECRET = "database"
-TIMEOUT = "5m"
+TIMEOUT = "4m"
 PATIENT_SECONDS = 120
+PRIVATE_PORT = 5001
+"""Of a registry on the node that asks for a login; a test starts it."""
+BROKEN_PORT = 5002
+"""Where a test's own server on the host plays a registry; nobody listens there otherwise."""
 OWNER = {
     "name": "Ann",
     "email": "ann@acme.test",
@@ -31,6 +35,7 @@ class Release:
         self.cluster = cluster
         self.namespace = namespace
         self.urls: DatabaseUrls | None = None
+        self._url = ""
 
     @property
     def _database(self) -> str:
@@ -92,9 +97,12 @@ class Release:
 
     @property
     def url(self) -> str:
-        """The Service as this host reaches it, by its cluster address."""
+        """The Service as this host reaches it, by its cluster address, which stays for as long as it is there."""
+        if self._url:
+            return self._url
         service = json.loads(self.kubectl("get", "service", NAME, "-o", "json"))["spec"]
-        return f"http://{service['clusterIP']}:{service['ports'][0]['port']}"
+        self._url = f"http://{service['clusterIP']}:{service['ports'][0]['port']}"
+        return self._url
 
     def request(self, method: str, path: str, body: Any = None, token: str = "") -> tuple[int, Any]:
         """Status and decoded body of one request to `/api<path>`."""
@@ -121,6 +129,7 @@ def base_values(cluster: Cluster, image: str) -> dict[str, Any]:
     """Values that this cluster needs: its image, its database, and the addresses that bundles may come from."""
     repository, _, tag = image.rpartition(":")
     addresses = cluster.node.addresses
+    plain = [cluster.node.registry, f"{addresses.node}:{PRIVATE_PORT}", f"{addresses.host}:{BROKEN_PORT}"]
     return {
         "image": {"repository": repository, "tag": tag},
         "database": {"existingSecret": DATABASE_SECRET},
@@ -128,7 +137,7 @@ def base_values(cluster: Cluster, image: str) -> dict[str, Any]:
         "operator": {
             "resources": {"requests": {"cpu": "20m"}},
             "sources": {"hosts": [addresses.node, addresses.host]},
-            "settings": {"METACORE_OPERATOR_PLAIN_REGISTRIES": cluster.node.registry},
+            "settings": {"METACORE_OPERATOR_PLAIN_REGISTRIES": ",".join(plain)},
         },
         "migrate": {"resources": {"requests": {"cpu": "20m"}}},
         "networkPolicy": {"operatorExtraEgress": [{"to": [{"ipBlock": {"cidr": addresses.outside}}]}]},

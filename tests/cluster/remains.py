@@ -6,6 +6,8 @@ the node's network namespace or below its control group, and nothing else is.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +17,7 @@ from pathlib import Path
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 UNIFIED = CONTROL_GROUPS / "cgroup.controllers"
+SHIM_SOCKETS = Path("/run/containerd/s")
 KILL_SECONDS = 20
 
 
@@ -51,6 +54,16 @@ def remove_control_groups(name: str) -> None:
                 folder.rmdir()
         if (hierarchy / name).exists():
             (hierarchy / name).rmdir()
+
+
+def remove_sockets(state: Path) -> None:
+    """Remove the sockets of shims. They are the one thing that containerd keeps in a place that cannot be chosen."""
+    for record in state.glob("run/containerd/io.containerd.runtime.v2.task/*/*/bootstrap.json"):
+        socket = Path(json.loads(record.read_text())["address"].removeprefix("unix://"))
+        socket.unlink(missing_ok=True)
+    for folder in (SHIM_SOCKETS, SHIM_SOCKETS.parent):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def unmount_below(folder: Path) -> None:

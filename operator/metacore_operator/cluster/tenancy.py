@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 from metacore_operator.settings import Tenancy
 from metacore_operator.steps.state import InstalledAddon, Kernel, Pulse, State, StoredBundle, Tenant, Violations
@@ -18,7 +19,7 @@ class TenantsOf(State):
         self._allowed = {
             organization
             for rule in rules
-            if EVERY in rule.namespaces or namespace in rule.namespaces
+            if any(fnmatchcase(namespace, pattern) for pattern in rule.namespaces)
             for organization in rule.organizations
         }
 

@@ -1,0 +1,95 @@
+"""What each service account of a release may do, asked of the API server: what is listed and no more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from tests.cluster.addon_world import AddonWorld
+from tests.cluster.cluster import Cluster
+
+Rule = tuple[str, str, str, str]
+"""Group, resource, names (space separated; empty: any), verbs."""
+
+EVERYBODY: set[Rule] = {
+    # Who am I, and may I: Kubernetes gives these to every login, about itself only.
+    ("authentication.k8s.io", "selfsubjectreviews", "", "create"),
+    ("authorization.k8s.io", "selfsubjectaccessreviews", "", "create"),
+    ("authorization.k8s.io", "selfsubjectrulesreviews", "", "create"),
+}
+PATHS = {
+    # Discovery, version and health, which Kubernetes shows to every login.
+    *("/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*", "/version", "/version/"),
+    *("/healthz", "/livez", "/readyz", "/.well-known/openid-configuration", "/.well-known/openid-configuration/"),
+    *("/openid/v1/jwks", "/openid/v1/jwks/"),
+}
+RELEASE: set[Rule] = {
+    ("", "configmaps", "metacore-config", "get list watch"),
+    ("", "secrets", "metacore-trust", "get list watch"),
+    ("apps", "deployments", "metacore-kernel", "get list patch watch"),
+    ("", "pods", "", "get list watch"),
+    ("", "events", "", "create patch"),
+    ("coordination.k8s.io", "leases", "metacore-operator", "get patch update"),
+    ("coordination.k8s.io", "leases", "", "create"),
+}
+ADDONS: set[Rule] = {
+    ("metacore.dev", "addons", "", "get list patch watch"),
+    ("metacore.dev", "addons/status", "", "get patch"),
+    ("metacore.dev", "addons/finalizers", "", "update"),
+    ("", "events", "", "create patch"),
+    ("", "configmaps", "", "get"),
+    ("", "secrets", "", "create get patch"),
+}
+DEFINITION: set[Rule] = {("apiextensions.k8s.io", "customresourcedefinitions", "addons.metacore.dev", "get")}
+
+
+def rights(cluster: Cluster, account: str, home: str, namespace: str) -> tuple[set[Rule], set[str]]:
+    """What `account` of the namespace `home` may do in `namespace`, and which paths it may get."""
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectRulesReview",
+        "spec": {"namespace": namespace},
+    }
+    answer = cluster.kubectl(
+        "create", "-f", "-", "-o", "json", f"--as=system:serviceaccount:{home}:{account}", stdin=json.dumps(review)
+    )
+    status = json.loads(answer)["status"]
+    assert not status["incomplete"], status
+    rules = {
+        (group, resource, " ".join(sorted(rule.get("resourceNames", []))), " ".join(sorted(rule["verbs"])))
+        for rule in status["resourceRules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    assert all(set(rule["verbs"]) == {"get"} for rule in status["nonResourceRules"])
+    return rules, {path for rule in status["nonResourceRules"] for path in rule["nonResourceURLs"]}
+
+
+@pytest.fixture
+def alone(new_release: Callable[..., AddonWorld]) -> AddonWorld:
+    return new_release({"kernel": {"replicas": 1}, "operator": {"replicas": 1}})
+
+
+def test_each_account_may_do_what_is_listed_and_no_more(cluster: Cluster, alone: AddonWorld) -> None:
+    home = alone.namespace
+    accounts = {item.partition("/")[2] for item in alone.kubectl("get", "serviceaccounts", "-o", "name").split()}
+    assert accounts == {"default", "metacore-kernel", "metacore-operator", "metacore-migrate"}
+    for account in accounts:
+        here, paths = rights(cluster, account, home, home)
+        elsewhere, _ = rights(cluster, account, home, "default")
+        wanted = RELEASE | ADDONS if account == "metacore-operator" else set()
+        beyond = DEFINITION if account == "metacore-operator" else set()
+        assert here == wanted | beyond | EVERYBODY, account
+        assert elsewhere == beyond | EVERYBODY, account
+        assert paths <= PATHS, account
+
+
+def test_pods_that_need_no_token_have_none(alone: AddonWorld) -> None:
+    token = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    found = {}
+    for component in ("kernel", "operator"):
+        (pod,) = alone.release.pods(component)
+        test = f"import os; print(os.path.exists({token!r}))"
+        found[component] = alone.kubectl("exec", pod, "--", "python3", "-c", test).strip()
+    assert found == {"kernel": "False", "operator": "True"}
