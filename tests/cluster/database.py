@@ -64,6 +64,8 @@ class ClusterDatabase:
         programs = binaries.find_binaries(account)
         if not self._data.exists():
             self._initialize(programs, account)
+        # By our record nobody serves this folder. PostgreSQL would take one that is dead and not yet buried for alive.
+        (self._data / "postmaster.pid").unlink(missing_ok=True)
         command = [*self._node.addresses.enter, *_as(account), str(programs / "postgres"), "-D", ".", "-p", str(PORT)]
         for name, value in {"listen_addresses": self.address, **SETTINGS}.items():
             command += ["-c", f"{name}={value}"]

@@ -14,6 +14,8 @@ from tests.cluster.cluster import Cluster
 
 FOREIGN = {"monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1"}
 """Kinds of Prometheus' operator and of the Gateway API, which this cluster does not have."""
+BEYOND = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
+"""Kinds that are in no namespace."""
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +32,15 @@ def test_the_api_server_takes_it(cluster: Cluster, namespace: str, name: str) ->
     objects = render(value_sets.ALL[name], namespace=namespace)
     ours = [item for item in objects if item["apiVersion"] not in FOREIGN]
     assert len(ours) > 10
+    for item in ours:
+        if item["kind"] not in BEYOND:
+            item["metadata"].setdefault("namespace", namespace)
     stdin = "\n---\n".join(json.dumps(item) for item in ours)
     told = subprocess.run(
         [
             *(str(cluster.node.binaries / "kubectl"), "--kubeconfig", str(cluster.node.kubeconfig)),
             *("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict"),
-            *("--namespace", namespace, "-f", "-"),
+            *("-f", "-"),
         ],
         input=stdin,
         capture_output=True,

@@ -31,8 +31,7 @@ def broken(cluster: Cluster) -> Iterator[Release]:
 @pytest.fixture
 def world(broken: Release) -> Iterator[AddonWorld]:
     """An addon of this test on that release, which is whole when the test begins."""
-    for component in ("kernel", "operator"):
-        broken.rolled_out(component)
+    broken.renew()
     number = next(numbers)
     found = AddonWorld(broken, broken.namespace, key=f"addon{number}", organization=f"Acme {number}")
     found.register()
