@@ -117,7 +117,7 @@ def test_an_addon_waits_while_no_kernel_lives(world: AddonWorld) -> None:
     world.release.kubectl("scale", "deployment/metacore-kernel", "--replicas=2")
     world.release.rolled_out()
     world.until("condition=Ready")
-    assert world.status()["kernels"]["live"] == 2
+    world.until("jsonpath={.status.kernels.live}=2")
 
 
 def test_kernels_killed_under_load_lose_no_write(served: AddonWorld) -> None:

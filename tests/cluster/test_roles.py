@@ -52,7 +52,14 @@ def rights(cluster: Cluster, account: str, home: str, namespace: str) -> tuple[s
         "spec": {"namespace": namespace},
     }
     answer = cluster.kubectl(
-        "create", "-f", "-", "-o", "json", f"--as=system:serviceaccount:{home}:{account}", stdin=json.dumps(review)
+        "create",
+        "--validate=false",
+        "-f",
+        "-",
+        "-o",
+        "json",
+        f"--as=system:serviceaccount:{home}:{account}",
+        stdin=json.dumps(review),
     )
     status = json.loads(answer)["status"]
     assert not status["incomplete"], status
