@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 from tests.factories import make_organization, make_user, principal
-from tests.folder_world import QUICK, FolderWorld
+from tests.folder_world import PATIENCE, QUICK, FolderWorld
 from tests.tickets import TICKETS, make_bundle, signed, tickets_manifest
 
+from metacore.capabilities.access import Access
+from metacore.capabilities.enforcer import Enforcer
+from metacore.capabilities.recorder import ViolationRecorder
+from metacore.capabilities.writer import ViolationWriter
 from metacore.db.database import Database
 from metacore.db.roles import KERNEL_ROLE
 from metacore.ids import OrganizationId
@@ -56,6 +60,32 @@ async def test_a_declared_addon_is_installed_and_served(world: FolderWorld, acme
     assert json.loads(stored) == {"greeting": "hello"}
     kept = json.loads((world.data / "addons" / "tickets.status.json").read_text())
     assert kept["status"]["digest"] == status.digest
+
+
+async def test_the_mode_of_an_addon_reaches_the_kernel_and_its_violations_the_status(
+    world: FolderWorld, acme: OrganizationId, kernel_db: Database
+) -> None:
+    recorder = ViolationRecorder()
+    enforcer = Enforcer(world.registry, recorder)
+    foreign = Access("tickets", "db:read", "addon_crm.deals", acme)
+    assert enforcer.decide(foreign).allowed
+    world.bundle("tickets.tar.gz")
+    world.declare(mode="enforce")
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        assert world.registry.snapshot.addons["tickets"].mode == "enforce"
+        assert not enforcer.decide(foreign).allowed
+        assert world.status().observed_mode == "enforce"
+        assert world.status().violations.day == 0
+        assert await ViolationWriter(kernel_db, recorder).flush()
+        world.declare(mode="inherit")
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                if world.status().observed_mode == "shadow":
+                    break
+                await asyncio.sleep(0.02)
+        assert enforcer.decide(foreign).allowed
+        assert (world.status().violations.day, world.status().violations.total) == (2, 2)
 
 
 async def test_an_upgrade_keeps_rows_and_needs_no_restart(world: FolderWorld, acme: OrganizationId) -> None:

@@ -141,6 +141,7 @@ class World:
             fenced_reason="",
             schema_revision=1,
             organizations={**before, **{item: before.get(item, True) for item in organizations}},
+            mode=mode,
         )
         for organization in organizations:
             self.secrets.setdefault(organization, (secrets or {}).get(organization, b"made"))
@@ -253,7 +254,7 @@ async def test_a_signed_bundle_is_installed_for_everybody_and_ready() -> None:
     assert (status.version, status.phase, status.key) == ("1.0.0", Phase.READY, "tickets")
     assert (status.organizations.desired, status.organizations.installed) == (2, 2)
     assert (status.violations.day, status.violations.total) == (3, 40)
-    assert (status.kernels.live, status.kernels.acknowledged, status.observed_mode) == (1, 1, "shadow")
+    assert (status.kernels.live, status.kernels.acknowledged, status.observed_mode) == (1, 1, "enforce")
     assert [entry.version for entry in status.history] == ["1.0.0"]
 
 

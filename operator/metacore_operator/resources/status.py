@@ -64,7 +64,7 @@ class AddonStatus(Strict):
     digest: str = Field(default="", description="SHA-256 in hex of the installed bundle.")
     signer: str = Field(default="", description="Who signed it.")
     schema_revision: int = Field(default=0, description="How often the addon's tables were changed.")
-    observed_mode: str = Field(default="", description="Mode of the live kernels: shadow, enforce or mixed.")
+    observed_mode: str = Field(default="", description="How live kernels hold it: shadow, enforce or mixed.")
     organizations: OrganizationCounts = OrganizationCounts()
     kernels: KernelCounts = KernelCounts()
     violations: ViolationCounts = ViolationCounts()

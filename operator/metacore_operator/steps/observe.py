@@ -58,7 +58,8 @@ def _observed(
     for kernel in kernels:
         loaded = kernel.addons.get(installed.key)
         acknowledged += loaded is not None and loaded.digest == installed.digest and not loaded.error
-    modes = {kernel.mode for kernel in kernels}
+    # An addon that wants to be enforced is, whatever the kernels do with the others.
+    modes = {"enforce" if installed.mode == "enforce" else kernel.mode for kernel in kernels}
     return Observed(
         key=installed.key,
         version=installed.version,

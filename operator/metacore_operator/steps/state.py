@@ -55,6 +55,7 @@ class InstalledAddon:
     fenced_reason: str
     schema_revision: int
     organizations: Mapping[uuid.UUID, bool]
+    mode: str = "inherit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class DatabaseState:
 
     async def installed(self, key: str) -> InstalledAddon | None:
         row = await self._owner.postgres.fetchrow(
-            "SELECT key, owner_uid, digest, version, signer, source, fenced_reason, schema_revision"
+            "SELECT key, owner_uid, digest, version, signer, source, fenced_reason, schema_revision, mode"
             " FROM metacore_addons WHERE key = $1",
             key,
         )
@@ -151,6 +152,7 @@ class DatabaseState:
             fenced_reason=row["fenced_reason"],
             schema_revision=row["schema_revision"],
             organizations={item["organization_id"]: item["status"] == "enabled" for item in installations},
+            mode=row["mode"],
         )
 
     async def installed_keys(self) -> Sequence[str]:
