@@ -27,7 +27,9 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 ABNORMAL_WHEN_TRUE = frozenset({ConditionType.DRIFTED})
 """Conditions of steps whose success means False."""
 
-CALM_REASONS = frozenset({Reason.PROGRESSING, Reason.KERNELS_PENDING, Reason.SUSPENDED, Reason.DELETING})
+CALM_REASONS = frozenset(
+    {Reason.PROGRESSING, Reason.KERNELS_PENDING, Reason.HANDLERS_PENDING, Reason.SUSPENDED, Reason.DELETING}
+)
 """Waiting for these is the ordinary course of things, so their Events are no warnings."""
 
 ORDER = tuple(ConditionType)

@@ -10,6 +10,7 @@ from metacore.auth.sessions import purge_sessions
 from metacore.capabilities.writer import purge_violations
 from metacore.db.database import Database
 from metacore.installer.execute import Installer
+from metacore.installer.job_rows import purge_jobs
 from metacore.logs import get_logger
 
 log = get_logger(__name__)
@@ -18,8 +19,9 @@ DAY = 86_400.0
 
 
 class Housekeeping:
-    """Deletes ended login sessions with their refresh tokens, violations that are older than a month, and with an
-    `installer` what killed rehearsals left: at the start and then every `interval` seconds."""
+    """Deletes what is over, at the start and then every `interval` seconds: ended login sessions with their refresh
+    tokens, violations and failed jobs of more than a month ago, jobs that were done a week ago, and with an `installer`
+    what killed rehearsals left."""
 
     def __init__(
         self,
@@ -40,6 +42,7 @@ class Housekeeping:
             now = self._now()
             await self._purge("sessions", purge_sessions(self._owner, now=now))
             await self._purge("violations", purge_violations(self._owner, now=now))
+            await self._purge("jobs", purge_jobs(self._owner, now=now))
             if self._installer is not None:
                 await self._purge("rehearsals", self._installer.sweep())
             try:

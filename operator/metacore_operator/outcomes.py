@@ -56,6 +56,8 @@ class Reason(StrEnum):
     INSTALL_FAILED = "InstallFailed"
     KERNELS_PENDING = "KernelsPending"
     KERNEL_ERROR = "KernelError"
+    HANDLERS_PENDING = "HandlersPending"
+    HANDLER_FAILED = "HandlerFailed"
     NO_KERNELS = "NoKernels"
     DRIFT_FOUND = "DriftFound"
     STEP_FAILED = "StepFailed"

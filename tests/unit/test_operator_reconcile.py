@@ -31,7 +31,16 @@ from metacore_operator.sources.source import Fetched
 from metacore_operator.steps.context import Ports
 from metacore_operator.steps.fence import Fencing, reverify
 from metacore_operator.steps.reconcile import reconcile, remove
-from metacore_operator.steps.state import InstalledAddon, Kernel, Loaded, Pulse, StoredBundle, Tenant, Violations
+from metacore_operator.steps.state import (
+    InstalledAddon,
+    Kernel,
+    Loaded,
+    OpenHandler,
+    Pulse,
+    StoredBundle,
+    Tenant,
+    Violations,
+)
 
 KEY, OTHER = SigningKey(b"k" * 32), SigningKey(b"o" * 32)
 ACME, GLOBEX = uuid.UUID(int=1), uuid.UUID(int=2)
@@ -72,6 +81,7 @@ class World:
         self.how: dict[str, bool] = {}
         self.did: tuple[str, ...] = ()
         self.others: dict[str, InstalledAddon] = {}
+        self.handlers: list[OpenHandler] = []
         self.away = False
         self.rehearsed = 0
         self.rehearsal = Rehearsal()
@@ -213,6 +223,9 @@ class World:
 
     async def violations(self, key: str) -> Violations:
         return Violations(3, 40)
+
+    async def open_handlers(self, key: str) -> Sequence[OpenHandler]:
+        return self.handlers
 
     async def pulse(self) -> Pulse:
         return Pulse(None, {})
@@ -529,6 +542,39 @@ async def test_ready_needs_every_live_kernel(
     assert summary.status.condition("Installed").status == "True"  # type: ignore[union-attr]
     assert summary.status.kernels.live == len(pods)
     assert summary.status.kernels.acknowledged == sum(loaded == "current" for loaded in pods.values())
+
+
+@pytest.mark.parametrize(
+    ("handlers", "reason", "words"),
+    [
+        ([("install", 0, "", False)], Reason.HANDLERS_PENDING, "the install handler has not run yet in organization"),
+        (
+            [("enable", 0, "", False), ("install", 3, "broken: no table", False)],
+            Reason.HANDLER_FAILED,
+            "broken: no table (3 tries so far)",
+        ),
+        (
+            [("install", 2, "a", False), ("upgrade", 8, "timeout", True), ("upgrade", 0, "", False)],
+            Reason.HANDLER_FAILED,
+            "and 1 more: timeout (8 tries, given up)",
+        ),
+    ],
+)
+async def test_ready_waits_for_the_addon_s_own_handlers(
+    handlers: list[tuple[str, int, str, bool]], reason: Reason, words: str
+) -> None:
+    world = World()
+    world.handlers = [OpenHandler(event, ACME, tries, error, up) for event, tries, error, up in handlers]
+
+    summary = await world.reconcile()
+
+    assert isinstance(summary.decisive, Waiting)
+    assert summary.decisive.reason is reason
+    assert words in text(summary)
+    assert str(ACME) in text(summary)
+    assert summary.status.condition("Served").status == "False"  # type: ignore[union-attr]
+    world.handlers = []
+    assert isinstance((await world.reconcile(after(summary))).decisive, Done)
 
 
 async def test_what_the_database_lost_is_drift() -> None:

@@ -74,6 +74,16 @@ async def switched(
         return
     manifest, digest, source = found
     event = "enable" if enabled else "disable"
+    # What failed at an earlier switch is of no interest any more.
+    await connection.execute(
+        delete(Job).where(
+            Job.addon_key == key,
+            Job.organization_id == organization,
+            Job.kind == job_rows.LIFECYCLE,
+            Job.name.in_(["enable", "disable"]),
+            Job.status == job_rows.FAILED,
+        )
+    )
     works = _lifecycle(manifest, digest, source, organization, (event,), revision)
     await job_rows.enqueue(connection, works)
     mine = (Job.addon_key == key, Job.organization_id == organization, Job.kind.in_(RECURRING))

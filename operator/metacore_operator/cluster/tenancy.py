@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from metacore_operator.settings import Tenancy
-from metacore_operator.steps.state import InstalledAddon, Kernel, Pulse, State, StoredBundle, Tenant, Violations
+from metacore_operator.steps.state import (
+    InstalledAddon,
+    Kernel,
+    OpenHandler,
+    Pulse,
+    State,
+    StoredBundle,
+    Tenant,
+    Violations,
+)
 
 EVERY = "*"
 
@@ -45,6 +54,9 @@ class TenantsOf(State):
 
     async def violations(self, key: str) -> Violations:
         return await self._state.violations(key)
+
+    async def open_handlers(self, key: str) -> Sequence[OpenHandler]:
+        return await self._state.open_handlers(key)
 
     async def pulse(self) -> Pulse:
         return await self._state.pulse()

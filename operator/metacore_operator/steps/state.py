@@ -74,6 +74,18 @@ class Violations:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenHandler:
+    """A handler of an addon's life that has not come through in one organization. `error` is '' before its first try
+    ended; `given_up` tells that it is not tried again by itself."""
+
+    event: str
+    organization: uuid.UUID
+    attempts: int
+    error: str
+    given_up: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Pulse:
     """Values that change when tenants, live kernels, or what is there of one addon do."""
 
@@ -104,6 +116,10 @@ class State(Protocol):
     async def bundle(self, digest: str) -> StoredBundle | None: ...
 
     async def violations(self, key: str) -> Violations: ...
+
+    async def open_handlers(self, key: str) -> Sequence[OpenHandler]:
+        """Those of installing, enabling and upgrading, where the addon is installed."""
+        ...
 
     async def pulse(self) -> Pulse:
         """What is there now, cheaply."""
@@ -180,6 +196,13 @@ class DatabaseState:
         )
         return Violations(row["day"], row["total"]) if row is not None else Violations()
 
+    async def open_handlers(self, key: str) -> Sequence[OpenHandler]:
+        rows = await self._owner.postgres.fetch(OPEN_HANDLERS, key)
+        return [
+            OpenHandler(row["name"], row["organization_id"], row["attempts"], row["last_error"], row["given_up"])
+            for row in rows
+        ]
+
     async def pulse(self) -> Pulse:
         tenants = await self._owner.postgres.fetchrow("SELECT count(*), max(updated_at) FROM organizations")
         kernels = await self.kernels()
@@ -192,8 +215,18 @@ class DatabaseState:
         return Pulse(everybody, {key: tuple(values) for key, values in found.items()})
 
 
+OPEN_HANDLERS = """
+SELECT j.name, j.organization_id, j.attempts, j.last_error, j.status = 'failed' AS given_up FROM metacore_jobs j
+WHERE j.addon_key = $1 AND j.kind = 'lifecycle' AND j.status <> 'done' AND j.name IN ('install', 'enable', 'upgrade')
+  AND EXISTS (
+    SELECT FROM metacore_installations i WHERE i.addon_key = j.addon_key AND i.organization_id = j.organization_id)
+ORDER BY j.seq
+"""
+
 ADDON_PULSE = """
 SELECT a.key, concat_ws('|', a.revision, a.digest, a.owner_uid, a.fenced_reason, a.mode,
+    (SELECT md5(string_agg(concat_ws(':', j.id, j.status, j.attempts), ',' ORDER BY j.seq)) FROM metacore_jobs j
+      WHERE j.addon_key = a.key AND j.kind = 'lifecycle' AND j.status <> 'done'),
     md5(string_agg(concat_ws(':', i.organization_id, i.status, i.version), ',' ORDER BY i.organization_id))) AS pulse
 FROM metacore_addons a LEFT JOIN metacore_installations i ON i.addon_key = a.key GROUP BY a.key
 """
