@@ -152,6 +152,22 @@ async def test_report_tells_what_enforce_would_refuse_and_what_was_granted_since
     assert "not installed here (installed: tickets)" in capsys.readouterr().err
 
 
+async def test_what_was_blocked_is_told_once_and_not_as_passed(
+    kernel_db: Database, organization: uuid.UUID, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = ("http:fetch", "inside.example.com")
+    await misbehave(kernel_db, organization, host, host, ("http:fetch", "api.example.com"))
+    await misbehave(kernel_db, organization, host, host, forbidden=True)
+    await misbehave(kernel_db, organization, host, mode=Mode.ENFORCE)
+    found = await ask(capsys, "report")
+    assert [
+        (item["target"], item["count"], item["allowed"], item["refused"], item["forbidden"])
+        for item in found["violations"]
+    ] == [("inside.example.com", 3, 0, 3, True), ("api.example.com", 1, 1, 0, False)]
+    (addon,) = (await ask(capsys, "status"))["addons"]
+    assert addon["violations_24h"] == {"allowed": 1, "refused": 3}
+
+
 async def test_suggest_writes_the_manifest_and_leaves_the_rest_of_it_alone(
     kernel_db: Database, organization: uuid.UUID, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

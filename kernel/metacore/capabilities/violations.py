@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -151,6 +151,26 @@ async def sum_violations(owner: Database, wanted: ViolationFilter) -> Sequence[V
             )
             for row in await connection.execute(statement)
         ]
+
+
+def merge_forbidden(sums: Sequence[ViolationSum]) -> list[ViolationSum]:
+    """`sums` with one entry per target: in shadow, what is forbidden was recorded as not granted just before."""
+    forbidden = {(item.addon_key, item.kind, item.target): item for item in sums if item.forbidden}
+    merged: dict[tuple[str, str, str], ViolationSum] = {}
+    for item in sums:
+        what = (item.addon_key, item.kind, item.target)
+        twin = forbidden.get(what)
+        if twin is None or item.forbidden:
+            merged.setdefault(what, item)
+        else:
+            merged[what] = replace(
+                twin,
+                refused=twin.refused + item.refused,
+                organizations=max(twin.organizations, item.organizations),
+                first_at=min(twin.first_at, item.first_at),
+                last_at=max(twin.last_at, item.last_at),
+            )
+    return list(merged.values())
 
 
 def _conditions(wanted: ViolationFilter) -> list[sa.ColumnElement[bool]]:

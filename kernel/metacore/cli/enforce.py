@@ -16,7 +16,7 @@ from metacore.bundle.archive import read_archive
 from metacore.capabilities.grants import Grants
 from metacore.capabilities.standing import AddonStanding, Standing, read_standing
 from metacore.capabilities.suggest import Suggestion, refused_until_granted, suggest
-from metacore.capabilities.violations import ViolationFilter, ViolationSum, sum_violations
+from metacore.capabilities.violations import ViolationFilter, ViolationSum, merge_forbidden, sum_violations
 from metacore.capabilities.window import parse_since
 from metacore.cli import enforce_output, output
 from metacore.cli.manifest_patch import add_capabilities, as_entries, declared_in, manifest_in
@@ -100,7 +100,7 @@ def suggest_(
 async def _read(data: Path | None, wanted: ViolationFilter) -> tuple[Standing, Sequence[ViolationSum]]:
     database = await open_owner_database(data)
     try:
-        return await read_standing(database), await sum_violations(database, wanted)
+        return await read_standing(database), merge_forbidden(await sum_violations(database, wanted))
     finally:
         await database.close()
 
