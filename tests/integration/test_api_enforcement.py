@@ -179,7 +179,7 @@ async def test_the_bus_holds_addons_to_their_grants_and_their_organizations(plan
     seen: list[Any] = []
     bus = plane.app.bus
     bus.subscribe("tickets", "billing.*", lambda event: seen.append((event.name, event.organization_id)))
-    assert await bus.publish("tickets", "tickets.ticket.closed", ada, {}) == 0
+    await bus.publish("tickets", "tickets.ticket.closed", ada, {})
     for organization in (ada, eve):
         await bus.publish("kernel", "billing.paid", organization, {})
     await bus.drain()
@@ -192,7 +192,7 @@ async def test_the_bus_holds_addons_to_their_grants_and_their_organizations(plan
         bus.subscribe("tickets", "billing.*", seen.append)
     with pytest.raises(PermissionDenied, match="may not emit"):
         await bus.publish("tickets", "billing.refunded", ada, {})
-    assert await bus.publish("tickets", "tickets.ticket.closed", ada, {}) == 0
+    await bus.publish("tickets", "tickets.ticket.closed", ada, {})
     counted = {
         (row["kind"], row["target"], row["mode"]): row["count"] for row in (await listed(plane, plane.ada))["data"]
     }
@@ -201,6 +201,25 @@ async def test_the_bus_holds_addons_to_their_grants_and_their_organizations(plan
         ("event:subscribe", "billing.paid", "enforce"): 1,
         ("event:emit", "billing.refunded", "enforce"): 1,
     }
+
+
+async def test_who_subscribes_before_anything_is_loaded_is_asked_at_each_event(database_urls: DatabaseUrls) -> None:
+    seen: list[str] = []
+    async with control_plane(database_urls, enforce=True) as plane, plane.working():
+        bus = plane.app.bus
+        plane.app.registry.loaded = False
+        for pattern in ("tickets.*", "billing.*"):
+            bus.subscribe("tickets", pattern, lambda event: seen.append(event.name))
+        plane.app.registry.loaded = True
+        ada = await organization_of(plane, plane.ada)
+        await bus.publish("kernel", "tickets.early", ada, {})
+        capabilities = [{"kind": "event:subscribe", "target": "tickets.*", "reason": "its own"}]
+        content, signature = signed(make_bundle(tickets_manifest(capabilities=capabilities)))
+        assert (await plane.install(plane.ada, content, signature)).status_code == 201
+        for name in ("tickets.one", "billing.paid"):
+            await bus.publish("kernel", name, ada, {})
+        await bus.drain()
+    assert seen == ["tickets.one"]
 
 
 async def test_no_event_reaches_an_addon_that_is_disabled_or_fenced(plane: Plane) -> None:

@@ -27,6 +27,10 @@ class CapabilityGate:
         return self._allowed(addon_key, CapabilityKind.EVENT_EMIT, event, organization_id)
 
     def may_subscribe(self, addon_key: str, pattern: str) -> bool:
+        if not self._registry.loaded:
+            # Addons that are linked into a host boot before anybody knows what they were granted; each event is asked
+            # about when it comes.
+            return True
         return self._allowed(addon_key, CapabilityKind.EVENT_SUBSCRIBE, pattern, None)
 
     def may_receive(self, addon_key: str, event: BusEvent) -> bool:
