@@ -22,6 +22,7 @@ from metacore.addons.heartbeat import Heartbeat
 from metacore.addons.installation_secrets import InstallationSecrets
 from metacore.addons.jobs.service import Jobs
 from metacore.addons.loader import Loader
+from metacore.addons.row_code import RowCode
 from metacore.addons.runner import AddonRunner
 from metacore.addons.sandbox import Sandbox
 from metacore.addons.settings import InstallationSettings
@@ -119,6 +120,7 @@ class App:
         self.functions = CompiledFunctions()
         self._sandbox = Sandbox(self.database, cache_dir=config.cache_dir, threads=config.wasm_threads or None)
         self.runner = self._runner()
+        self._row_code = RowCode(self.registry, self.hooks, self.runner)
         self.loader = Loader(
             self.database,
             self.registry,
@@ -232,6 +234,7 @@ class App:
             stack.push_async_callback(self.hub.stop)
             self._sandbox.reopen()
             stack.push_async_callback(self._sandbox.close)
+            stack.push_async_callback(self._row_code.stop)
             await self.relay.start()
             stack.push_async_callback(self.relay.stop)
             await self.loader.start()

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from metacore.identity import Principal
 
-Trigger = Literal["action", "lifecycle", "schedule", "subscription", "webhook", "tool", "transition"]
+Trigger = Literal["action", "lifecycle", "schedule", "subscription", "webhook", "tool", "transition", "hook", "formula"]
 HandlerKind = Literal["wasm", "webhook", "compiled", "connector", "noop"]
 
 

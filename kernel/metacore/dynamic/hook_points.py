@@ -4,6 +4,10 @@ A before-hook gets the input and may return a changed one, or raise a `MetacoreE
 save. It runs outside any transaction, on the row as it was committed; when that row changes before the save, hooks run
 again on the newer row, so a before-hook must bear to run twice. An after-hook runs once the change is committed: it
 cannot undo it, and what it raises is logged.
+
+Two more points are for code of addons. `compute` gets the whole row as it is about to be saved and gives values of
+computed columns. `during_update` runs once the row is changed and before that is committed: what it raises takes the
+change back. It must not touch that row itself, which is held meanwhile.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ class HookPoint(StrEnum):
     AFTER_UPDATE = "after_update"
     BEFORE_DELETE = "before_delete"
     AFTER_DELETE = "after_delete"
+    COMPUTE = "compute"
+    DURING_UPDATE = "during_update"
 
 
 @dataclass(frozen=True, slots=True)

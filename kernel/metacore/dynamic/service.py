@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from copy import copy
 from typing import Any, Protocol, TypeAlias
 
@@ -27,7 +27,15 @@ from metacore.dynamic.sequences import next_number, numbered
 from metacore.dynamic.shape import ModelShape, shape_of
 from metacore.dynamic.sqlite import SqliteRows
 from metacore.dynamic.transactions import HeldRow, hold_row, one_transaction
-from metacore.dynamic.validation import Custom, CustomValidator, check_create, check_update, increased
+from metacore.dynamic.validation import (
+    Custom,
+    CustomValidator,
+    check_computed,
+    check_create,
+    check_update,
+    increased,
+    whole_row,
+)
 from metacore.errors import Conflict, NotFound
 from metacore.identity import Principal
 from metacore.ids import new_uuid
@@ -266,6 +274,7 @@ class DynamicService:
             given = await run_before(hooks, HookContext(principal, shape.model, row_id), given)
         columns = check_create(shape, given, await self._custom(shape, principal, given))
         columns |= await numbered(self._rows, shape, principal.organization_id, columns)
+        columns |= await self._computed(shape, HookContext(principal, shape.model, row_id), columns)
         body = await self._rows.insert(shape, principal, row_id, columns)
         self._on_commit()
         after = self.hooks.at(HookPoint.AFTER_CREATE, shape.model)
@@ -283,10 +292,12 @@ class DynamicService:
     ) -> bytes:
         hooks = self.hooks.at(HookPoint.BEFORE_UPDATE, shape.model)
         after = self.hooks.at(HookPoint.AFTER_UPDATE, shape.model)
+        during = self.hooks.at(HookPoint.DURING_UPDATE, shape.model)
+        watched = bool(hooks or after or during or self.hooks.at(HookPoint.COMPUTE, shape.model))
         for _ in range(ATTEMPTS):
             given = dict(accepted)
             current: Current | None = None
-            if hooks or after or increments or needs_current(rules_of(shape), given):
+            if watched or increments or needs_current(rules_of(shape), given):
                 current = await self._current(shape, principal, row_id)
             if current is not None and increments:
                 given |= increased(shape, current.row, increments)
@@ -301,7 +312,12 @@ class DynamicService:
                 if body is None:
                     raise _no_row()
                 return body
-            body = await self._rows.update(shape, principal, row_id, columns, current.version if current else None)
+            columns |= await self._computed(shape, context, columns)
+            version = current.version if current else None
+            if during:
+                body = await self._update_within(shape, context, columns, version, during)
+            else:
+                body = await self._rows.update(shape, principal, row_id, columns, version)
             if body is not None:
                 self._on_commit()
                 if after:
@@ -310,6 +326,39 @@ class DynamicService:
             if current is None:
                 raise _no_row()
         raise _contended()
+
+    async def _computed(self, shape: ModelShape, context: HookContext, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of columns that code computes, from the row as it will be."""
+        hooks = self.hooks.at(HookPoint.COMPUTE, shape.model)
+        if not hooks:
+            return {}
+        computed: dict[str, Any] = {}
+        row = whole_row(shape, context.before, columns)
+        for hook in hooks:
+            computed |= check_computed(shape, await hook(context, {**row, **computed}) or {})
+        return computed
+
+    async def _update_within(
+        self, shape: ModelShape, context: HookContext, columns: Mapping[str, Any], version: str | None, during: Hooks
+    ) -> bytes | None:
+        """`Rows.update` with hooks in its transaction; what they raise takes the change back."""
+        principal, row_id = context.principal, context.row_id
+        if self._db.dialect != "postgresql":
+            # One writer at a time: code that writes, too, would wait for this very change. So it runs before it.
+            row = whole_row(shape, context.before, columns)
+            for hook in during:
+                await hook(context, dict(row))
+            return await self._rows.update(shape, principal, row_id, columns, version)
+        async with AsyncExitStack() as stack:
+            rows = self._rows
+            if self._committed is None:
+                connection = await stack.enter_async_context(one_transaction(self._db, lock_seconds=0))
+                rows = PostgresRows(self._db, within=connection)
+            body = await rows.update(shape, principal, row_id, columns, version)
+            if body is not None:
+                for hook in during:
+                    await hook(context, exact(body))
+            return body
 
     async def _current(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID) -> Current:
         current = await self._rows.current(shape, principal, row_id)

@@ -93,6 +93,32 @@ def check_create(shape: ModelShape, given: Mapping[str, Any], custom: Custom = N
     return columns
 
 
+def whole_row(shape: ModelShape, before: Mapping[str, Any] | None, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The readable row as it will be once `columns` are saved over `before`; literal defaults stand in a new one."""
+    row = {name: rule.default for name, rule in rules_of(shape).columns.items()} if before is None else dict(before)
+    return {name: value for name, value in (row | dict(columns)).items() if name in shape.readable_names}
+
+
+def check_computed(shape: ModelShape, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What code computed, as values of its columns.
+
+    Raises:
+        Refused: a value that the column cannot have.
+    """
+    findings = Findings()
+    columns: dict[str, Any] = {}
+    for name, raw in values.items():
+        if name not in shape.assignable:
+            continue
+        column = shape.columns[name]
+        try:
+            columns[name] = None if raw is None else read_value(column, raw)
+        except BadValue as error:
+            findings.add(name, error.code, f"was computed, and does not fit: {error.message}")
+    findings.raise_any()
+    return columns
+
+
 def increased(shape: ModelShape, current: Mapping[str, Any], increments: Mapping[str, Any]) -> dict[str, Any]:
     """What numbers of the row become when these are added; a number that is not there counts as 0.
 
