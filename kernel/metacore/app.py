@@ -13,18 +13,11 @@ from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from metacore.addons.actions import ActionService
-from metacore.addons.code import CodeNeeds, build_runner
-from metacore.addons.egress import AddonEgress
+from metacore.addons.code import AddonCode, CodeNeeds
 from metacore.addons.frontends import FrontendStore
-from metacore.addons.handlers.compiled import CompiledFunctions
 from metacore.addons.heartbeat import Heartbeat
-from metacore.addons.installation_secrets import InstallationSecrets
 from metacore.addons.jobs.service import Jobs
 from metacore.addons.loader import Loader
-from metacore.addons.row_code import RowCode
-from metacore.addons.runner import AddonRunner
-from metacore.addons.sandbox import Sandbox
 from metacore.addons.settings import InstallationSettings
 from metacore.api.addons import AddonServices
 from metacore.api.deps import authenticated, optional_principal
@@ -117,17 +110,15 @@ class App:
         self.registry.on_change(self._registry_changed)
         self._sealer = Sealer(config.master_key) if config.master_key else None
         self._settings = InstallationSettings(self.database, self.registry, self._sealer)
-        self.functions = CompiledFunctions()
-        self._sandbox = Sandbox(self.database, cache_dir=config.cache_dir, threads=config.wasm_threads or None)
-        self.runner = self._runner()
-        self._row_code = RowCode(self.registry, self.hooks, self.runner)
+        self._code = self._addon_code()
+        self.functions, self.runner = self._code.functions, self._code.runner
         self.loader = Loader(
             self.database,
             self.registry,
             listener=self._listener,
             trusted=config.trusted_keys,
             metrics=self.metrics,
-            code=self._sandbox,
+            code=self._code.sandbox,
         )
         self.heartbeat = Heartbeat(
             self.database,
@@ -232,9 +223,8 @@ class App:
                 stack.push_async_callback(self._listener.stop)
             stack.push_async_callback(self.bus.stop)
             stack.push_async_callback(self.hub.stop)
-            self._sandbox.reopen()
-            stack.push_async_callback(self._sandbox.close)
-            stack.push_async_callback(self._row_code.stop)
+            await self._code.start()
+            stack.push_async_callback(self._code.stop)
             await self.relay.start()
             stack.push_async_callback(self.relay.stop)
             await self.loader.start()
@@ -287,21 +277,25 @@ class App:
             metrics=self.metrics,
         )
 
-    def _runner(self) -> AddonRunner:
-        needs = CodeNeeds(
-            database=self.database,
-            registry=self.registry,
-            gate=self.enforcer,
-            egress=AddonEgress(self.outbound, self.enforcer),
-            secrets=InstallationSecrets(self.database, self._sealer),
-            bus=self.bus,
-            settings=self._settings,
-            functions=self.functions,
-            dynamic=self._ungated,
-            on_commit=self.relay.wake,
-            metrics=self.metrics,
+    def _addon_code(self) -> AddonCode:
+        return AddonCode(
+            CodeNeeds(
+                database=self.database,
+                registry=self.registry,
+                outbound=self.outbound,
+                gate=self.enforcer,
+                bus=self.bus,
+                hooks=self.hooks,
+                settings=self._settings,
+                sealer=self._sealer,
+                dynamic=self._ungated,
+                permissions=self.permission,
+                on_commit=self.relay.wake,
+                metrics=self.metrics,
+                cache_dir=self.config.cache_dir,
+                threads=self.config.wasm_threads or None,
+            )
         )
-        return build_runner(needs, self._sandbox)
 
     def _permission_service(self) -> PermissionService | None:
         store = self.config.permission_store
@@ -348,14 +342,7 @@ class App:
                 custom_validators=self.dynamic.custom_validators,
                 limits=ImportLimits(max_bytes=config.max_upload_bytes),
             ),
-            actions=ActionService(
-                self.database,
-                self.registry,
-                self._ungated,
-                self.runner,
-                permissions=self.permission,
-                on_commit=self.relay.wake,
-            ),
+            actions=self._code.actions,
             addons=addons,
             enforcement=EnforcementServices(
                 self.enforcement, addons, frozenset(config.mode_organizations), config.max_per_page

@@ -83,10 +83,8 @@ async def test_events_of_a_guest_reach_the_bus_once_they_are_committed(served: P
     result = await run(
         served, host("event_emit", "workshop.order.shipped", {"id": 4}), host("event_emit", "workshop.ping", [1])
     )
-    assert [answer["data"] for answer in result.data] == [
-        {"event": "workshop.order.shipped", "subscribers": 1},
-        {"event": "workshop.ping", "subscribers": 1},
-    ]
+    assert [answer["data"]["event"] for answer in result.data] == ["workshop.order.shipped", "workshop.ping"]
+    assert all(answer["data"]["subscribers"] >= 1 for answer in result.data)
     events = await heard.reach(2)
     assert [(event.name, event.payload, event.actor_id) for event in events] == [
         ("workshop.order.shipped", {"id": 4}, None),
@@ -196,7 +194,7 @@ async def test_an_app_without_code_of_addons_opens_no_engine(plane: Plane) -> No
     async with plane.working():
         assert (await plane.install(plane.ada)).status_code == 201
     assert "tickets" in plane.app.registry.snapshot.addons
-    assert not plane.app._sandbox.opened
+    assert not plane.app._code.sandbox.opened
 
 
 async def test_functions_of_the_host_run_as_compiled_handlers(served: Plane) -> None:
