@@ -13,8 +13,9 @@ import pytest
 import sqlalchemy as sa
 from tests.conftest import DatabaseUrls
 
+from metacore import App, AppConfig
 from metacore.capabilities.access import Access, Mode
-from metacore.capabilities.enforcer import Violation
+from metacore.capabilities.enforcer import Enforcer, Violation
 from metacore.capabilities.recorder import ViolationRecorder
 from metacore.capabilities.tally import NO_ORGANIZATION, Tally
 from metacore.capabilities.violations import ViolationFilter, list_violations, sum_violations
@@ -22,6 +23,7 @@ from metacore.capabilities.writer import ViolationWriter, purge_violations
 from metacore.db.database import Database
 from metacore.metrics import Metrics
 from metacore.orm.tables import ViolationRow
+from metacore.registry import Registry
 from metacore_operator.housekeeping import Housekeeping
 
 ACME = uuid.UUID("aaaaaaaa-0000-4000-8000-000000000001")
@@ -195,6 +197,39 @@ async def test_stopping_writes_the_rest_and_counts_what_it_had_to_leave(
     await writer.stop()
     assert "enforcer.violations_lost" in caplog.text
     assert b"metacore_capability_violations_dropped_total 2.0" in metrics.render()
+
+
+async def test_a_kernel_that_stops_has_written_what_its_addons_did_last(
+    database_urls: DatabaseUrls, owner_db: Database
+) -> None:
+    app = App(AppConfig(database=database_urls.kernel, jwt_secret="x" * 40, run_migrations=None, create_tables=False))
+    heard: list[Violation] = []
+    app.violations.on_violation(heard.append)
+    async with app:
+        app.enforcer.decide(Access("nobody", "db:read", "addon_crm.contacts", ACME, "late"))
+    (row,) = await everything(owner_db)
+    assert (row.addon_key, row.caller, row.mode) == ("nobody", "late", "shadow")
+    assert [item.access.caller for item in heard] == ["late"]
+
+
+async def test_deciding_never_waits_for_a_table_that_somebody_holds(owner_db: Database, kernel_db: Database) -> None:
+    recorder = ViolationRecorder()
+    enforcer = Enforcer(Registry(), recorder)
+    writer = ViolationWriter(kernel_db, recorder, interval=0.01)
+    async with owner_db.postgres.acquire() as holder, holder.transaction():
+        await holder.execute("LOCK TABLE metacore_violations IN ACCESS EXCLUSIVE MODE")
+        flushing = asyncio.create_task(writer.flush())
+        for number in range(100):
+            # The flush is somewhere in its trip; each of these is one step of the loop.
+            assert enforcer.decide(Access("shop", "db:read", f"addon_crm.t{number}", ACME)).allowed
+            await asyncio.sleep(0)
+        blocked = asyncio.create_task(writer.flush())
+        done, _ = await asyncio.wait([blocked], timeout=0.2)
+        assert not done
+        assert enforcer.decide(Access("shop", "db:read", "addon_crm.t0", ACME)).allowed
+    assert await flushing and await blocked and await writer.flush()
+    counts = {row.target: row.count for row in await everything(owner_db)}
+    assert len(counts) == 100 and counts["addon_crm.t0"] == 2
 
 
 async def test_the_task_writes_by_itself(kernel_db: Database) -> None:

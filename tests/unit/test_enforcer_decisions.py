@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from metacore import logs
 from metacore.capabilities.access import Access, CapabilityKind, Decision, Gate, Mode
 from metacore.capabilities.enforcer import Enforcer, Violation
 from metacore.capabilities.recorder import BURST_LINES, VIOLATION_EVENT, ViolationRecorder
-from metacore.capabilities.tally import OTHERS, Tally
+from metacore.capabilities.tally import OTHERS, Tally, key_of
 from metacore.errors import PermissionDenied
 from metacore.manifest.model import Capability, Manifest
 from metacore.metrics import Metrics
@@ -271,6 +273,33 @@ def test_what_could_not_be_written_is_taken_back_and_what_has_no_room_is_told() 
     for target in ("addon_crm.a", "addon_crm.b", "addon_crm.c"):
         enforcer.decide(asked(target=target))
     assert b"metacore_capability_violations_dropped_total 2.0" in metrics.render()
+
+
+STEPS = st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 6), st.integers(0, 2), st.sampled_from(["add", "drain", "fail"])),
+    max_size=60,
+)
+
+
+@given(STEPS, st.integers(1, 4), st.integers(1, 8))
+def test_nothing_is_lost_that_is_not_told_and_the_memory_has_its_bound(
+    steps: list[tuple[int, int, int, str]], keys_per_addon: int, most_keys: int
+) -> None:
+    tally = Tally(keys_per_addon=keys_per_addon, most_keys=most_keys)
+    recorded = written = dropped = 0
+    for name, target, hour, what in steps:
+        access = Access(f"addon{name}", "db:read", f"addon_crm.t{target}", ACME)
+        at = NOON + hour * 3_600
+        recorded += 1
+        dropped += not tally.add(key_of(Violation(access, Mode.SHADOW, at)), at)
+        if what == "drain":
+            written += sum(count.count for count in tally.drain())
+        elif what == "fail":
+            dropped += tally.restore(tally.drain())
+    rest = tally.drain()
+    assert len(rest) <= most_keys
+    assert recorded == written + dropped + sum(count.count for count in rest)
+    assert tally.drain() == []
 
 
 def test_the_next_hour_has_room_again() -> None:
