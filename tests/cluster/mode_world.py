@@ -43,8 +43,11 @@ class ModeWorld:
 
     def kill_operator(self) -> None:
         """The one that works, without a farewell."""
+        self.kubectl("delete", "pod", self._working(), "--grace-period=0", "--force")
+
+    def _working(self) -> str:
         holder = self.kubectl("get", "lease", f"{NAME}-operator", "-o", "jsonpath={.spec.holderIdentity}")
-        self.kubectl("delete", "pod", holder.rpartition("_")[0], "--grace-period=0", "--force")
+        return holder.rpartition("_")[0]
 
     def image(self, image: str) -> None:
         """As somebody who patches the Deployment by hand."""
@@ -90,6 +93,13 @@ class ModeWorld:
             for pod in found
             if "deletionTimestamp" not in pod["metadata"]
         }
+
+    def scraped(self) -> list[str]:
+        """The metrics of the operator that works, as Prometheus would get them from the pod."""
+        pod = f"{self._working()}:health"
+        return self.kubectl(
+            "get", "--raw", f"/api/v1/namespaces/{self.release.namespace}/pods/{pod}/proxy/metrics"
+        ).splitlines()
 
     def deployment(self) -> dict[str, Any]:
         return dict(json.loads(self.kubectl("get", DEPLOYMENT, "-o", "json")))

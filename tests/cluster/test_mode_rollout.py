@@ -41,6 +41,11 @@ def test_a_flip_and_back_with_the_observed_mode_of_each_pod(shadow: ModeWorld) -
     columns = shadow.kubectl("get", "mcm", "--no-headers").split()
     assert columns[:6] == [f"{NAME}-kernel", "1", "enforce", "Settled", "2", "enforce"]
 
+    scraped = shadow.scraped()
+    assert 'metacore_operator_mode_phase{phase="Settled"} 1.0' in scraped
+    assert 'metacore_operator_mode_pods{mode="enforce"} 2.0' in scraped
+    assert "metacore_operator_leader 1.0" in scraped
+
     shadow.wish("perhaps")
     shadow.until("Refused", "enforce", "WishUnknown")
     assert "'perhaps'" in shadow.condition("Stalled")["message"]

@@ -274,6 +274,17 @@ async def test_a_status_that_cannot_be_shown_is_shown_later_and_events_are_told_
     assert world.shown["phase"] == "Rolling"
 
 
+async def test_a_status_that_somebody_deleted_is_shown_again_and_nothing_is_told_anew() -> None:
+    world = World()
+    world.wish("perhaps")
+    await world.operator.turn()
+    del world.api.objects[SHOWN]
+    world.now += datetime.timedelta(seconds=RESYNC_SECONDS)
+    await world.operator.turn()
+    assert world.shown["phase"] == "Refused"
+    assert len(world.events()) == 2
+
+
 async def test_a_canary_pauses_and_going_on_takes_the_pause_away() -> None:
     world = World(Policy(canary=60))
     world.api.objects[DEPLOYMENT]["spec"]["replicas"] = 2

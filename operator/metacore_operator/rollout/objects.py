@@ -91,8 +91,7 @@ class Objects:
             # Another version wrote what this one does not know.
             return ModeRolloutStatus()
 
-    async def show(self, deployment: Document, status: ModeRolloutStatus) -> bool:
-        """Write `status`; it is true, or an error."""
+    async def show(self, deployment: Document, status: ModeRolloutStatus) -> None:
         path = f"{self._rollouts}/{self.release.deployment}"
         # There is no spec whose generation could be observed, and kubectl would wait for one that is named.
         without = {"conditions": {"__all__": {"observed_generation"}}}
@@ -102,7 +101,6 @@ class Objects:
         except NotFound:
             await self._api.create(self._rollouts, self._empty(deployment))
             await self._api.patch(f"{path}/status", body)
-        return True
 
     async def tell(self, deployment: Document, config_map: Document | None, told: Told) -> None:
         """Post an Event on the Deployment and on the ConfigMap, where people look."""

@@ -55,7 +55,6 @@ class ModeRollouts:
         self._on_turn = on_turn
         self._now = now
         self._shown: ModeRolloutStatus | None = None
-        self._behind = False
         self._seen: object = None
         self._looked_at: datetime.datetime | None = None
         self._troubles: dict[str, str] = {}
@@ -129,13 +128,14 @@ class ModeRollouts:
         self, decision: Decision, wish: Wish, sight: Sight, deployment: Document, config_map: Document | None
     ) -> None:
         """Show the status, then tell the Events of what changed. A status that cannot be shown, because its definition
-        is not installed, say, is tried again; the Events are told all the same.
+        is not installed, say, or that somebody deleted, is tried again; the Events are told all the same, and once.
         """
-        shown = self._shown or await self._objects.shown() or ModeRolloutStatus()
+        found = await self._objects.shown()
+        shown = found or self._shown or ModeRolloutStatus()
         status = self._shown = status_of(decision, wish, sight, shown, self._now())
-        if status == shown and not self._behind:
+        if status == found:
             return
-        self._behind = not await self._guarded("status", self._objects.show(deployment, status))
+        await self._guarded("status", self._objects.show(deployment, status))
         for told in events_of(status, shown):
             self._metrics.mode_changed(status.phase)
             level = log.warning if told.type == "Warning" else log.info
