@@ -96,10 +96,8 @@ class ModeWorld:
 
     def scraped(self) -> list[str]:
         """The metrics of the operator that works, as Prometheus would get them from the pod."""
-        pod = f"{self._working()}:health"
-        return self.kubectl(
-            "get", "--raw", f"/api/v1/namespaces/{self.release.namespace}/pods/{pod}/proxy/metrics"
-        ).splitlines()
+        pods = f"/api/v1/namespaces/{self.release.namespace}/pods"
+        return self.kubectl("get", "--raw", f"{pods}/{self._working()}:8080/proxy/metrics").splitlines()
 
     def deployment(self) -> dict[str, Any]:
         return dict(json.loads(self.kubectl("get", DEPLOYMENT, "-o", "json")))

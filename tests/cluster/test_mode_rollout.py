@@ -141,3 +141,15 @@ def test_violations_in_shadow_refuse_enforcement_until_there_are_fewer_than_allo
 
     upgrade(world, {"operator": {"modeRollout": {"maxViolations": 2}}})
     world.until("Settled", "enforce", "WishMet")
+
+
+def test_a_release_that_wishes_for_enforcement_from_the_start_and_later_by_its_values_for_shadow(
+    new_release: NewRelease,
+) -> None:
+    world = ModeWorld(new_release({"enforce": True}).release)
+    world.until("Settled", "enforce", "WishMet")
+    assert set(world.observed().values()) == {("enforce", "enforce")}
+    upgrade(world, {"enforce": False})
+    world.until("Settled", "shadow", "WishMet")
+    assert set(world.observed().values()) == {("shadow", "shadow")}
+    assert world.status()["wish"] == "0"
