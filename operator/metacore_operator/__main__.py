@@ -56,6 +56,7 @@ LEASE_LOOP = "lease"
 LEASE_LATE_SECONDS = 60.0
 ROLLOUT_LOOP = "rollout"
 ROLLOUT_LATE_SECONDS = 120.0
+DATABASE_RETRY_SECONDS = 3.0
 EXIT_LEASE_LOST = 3
 
 
@@ -106,13 +107,31 @@ async def run(settings: Settings, operator: OperatorSettings) -> None:
         holding = asyncio.create_task(leader.hold())
         holding.add_done_callback(_ended)
         try:
-            owner = await Database.connect(url, pool_size=operator.workers + 4, application_name="metacore-operator")
+            owner = Database(url, pool_size=operator.workers + 4, application_name="metacore-operator")
             stack.push_async_callback(owner.close)
+            if not await _unless_stopped(opened(owner), stop):
+                return
             await _work(settings, operator, api, owner, beats, metrics, identity, stop)
         finally:
             holding.remove_done_callback(_ended)
             holding.cancel()
     log.info("operator.stopped", identity=identity)
+
+
+async def opened(database: Database, retry_seconds: float = DATABASE_RETRY_SECONDS) -> None:
+    """Wait until the database can be opened. One that is away, or refuses the login, is told once and asked again: a
+    process that ended would be started anew ever more rarely.
+    """
+    told = ""
+    while True:
+        try:
+            await database.open()
+            return
+        except Misconfigured as error:
+            if error.message != told:
+                told = error.message
+                log.error("operator.database_not_open", error=told)
+        await asyncio.sleep(retry_seconds)
 
 
 async def _work(
