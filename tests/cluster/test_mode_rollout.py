@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.cluster.addon_world import AddonWorld
 from tests.cluster.conftest import TRUST
+from tests.cluster.faults import Traffic
 from tests.cluster.mode_world import CONFIG_MAP, DEPLOYMENT, ModeWorld
 from tests.cluster.release import NAME
 
@@ -59,6 +60,23 @@ def test_a_flip_and_back_with_the_observed_mode_of_each_pod(shadow: ModeWorld) -
     told = ["RollingOut", "WishMet", "WishUnknown", "ConfigMapMissing", "RollingOut", "WishMet"]
     assert [reason for _, reason in shadow.events("Deployment")] == told
     assert ("Warning", "WishUnknown") in shadow.events("ConfigMap")
+
+
+def test_requests_during_a_flip_and_back_are_all_answered(new_release: NewRelease) -> None:
+    world = new_release()
+    world.bundle("one")
+    world.declare("one")
+    world.until("condition=Ready")
+    mode = ModeWorld(world.release)
+    with Traffic(world) as traffic:
+        mode.wish("1")
+        mode.until("Settled", "enforce", "WishMet")
+        traffic.goes_on()
+        mode.wish("0")
+        mode.until("Settled", "shadow", "WishMet")
+        traffic.goes_on()
+    assert traffic.failures == []
+    assert traffic.lost() == []
 
 
 def test_a_setting_that_breaks_enforcing_pods_leads_back_and_another_try_is_asked_for(new_release: NewRelease) -> None:

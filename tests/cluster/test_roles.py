@@ -25,10 +25,13 @@ PATHS = {
     *("/openid/v1/jwks", "/openid/v1/jwks/"),
 }
 RELEASE: set[Rule] = {
-    ("", "configmaps", "metacore-config", "get list watch"),
+    ("", "configmaps", "metacore-config", "get"),
     ("", "secrets", "metacore-trust", "get list watch"),
-    ("apps", "deployments", "metacore-kernel", "get list patch watch"),
-    ("", "pods", "", "get list watch"),
+    ("apps", "deployments", "metacore-kernel", "get patch"),
+    ("", "pods", "", "list"),
+    ("metacore.dev", "moderollouts", "metacore-kernel", "get"),
+    ("metacore.dev", "moderollouts/status", "metacore-kernel", "patch"),
+    ("metacore.dev", "moderollouts", "", "create"),
     ("", "events", "", "create patch"),
     ("coordination.k8s.io", "leases", "metacore-operator", "get patch update"),
     ("coordination.k8s.io", "leases", "", "create"),
