@@ -40,6 +40,8 @@ TABLE_PRIVILEGES = {
     "metacore_events": {S, I},
     "metacore_violations": {S},
     "metacore_mode": {S},
+    "metacore_connectors": {S, I, U, D},
+    "metacore_hook_deliveries": {S, I, U, D},
 }
 COLUMN_PRIVILEGES = {
     ("metacore_installations", S): set(metadata.tables["metacore_installations"].columns.keys()) - {"secret_hash"},

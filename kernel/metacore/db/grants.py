@@ -73,6 +73,8 @@ KERNEL_GRANTS: Mapping[str, Grant] = {
     # secret_enc is sealed with the master key, and signs calls to the addon's backend; nobody needs secret_hash.
     "metacore_installations": Grant(select=(*INSTALLATION_COLUMNS, "secret_enc"), update=("settings", "updated_at")),
     "metacore_sequences": READ_AND_WRITE,
+    "metacore_connectors": EVERYTHING,
+    "metacore_hook_deliveries": EVERYTHING,
     "metacore_addon_migrations": Grant(),
     "metacore_event_counters": Grant(),
     "metacore_journal": Grant(),

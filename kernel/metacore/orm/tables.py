@@ -16,6 +16,7 @@ from metacore.orm.addons import (
 )
 from metacore.orm.base import Base
 from metacore.orm.capabilities import ModeRow, ViolationRow
+from metacore.orm.connectors import ConnectorCredentials, HookDelivery
 from metacore.orm.events import Event, EventCounter
 from metacore.orm.jobs import Job
 from metacore.orm.sequences import SequenceCounter
@@ -31,10 +32,12 @@ __all__ = [
     "AuthSession",
     "Base",
     "Bundle",
+    "ConnectorCredentials",
     "Epoch",
     "Event",
     "EventCounter",
     "Heartbeat",
+    "HookDelivery",
     "Installation",
     "Job",
     "JournalEntry",
