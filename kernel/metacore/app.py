@@ -26,6 +26,7 @@ from metacore.api.errors import refuse_in_the_envelope
 from metacore.api.lane import Lane
 from metacore.api.middleware import RequestMiddleware
 from metacore.api.navigation import groups_for
+from metacore.api.outside import outside_services
 from metacore.api.records import RecordsEndpoint
 from metacore.api.route import KernelRoute
 from metacore.api.routes import KernelServices, kernel_routes
@@ -347,6 +348,7 @@ class App:
             enforcement=EnforcementServices(
                 self.enforcement, addons, frozenset(config.mode_organizations), config.max_per_page
             ),
+            outside=outside_services(self._code.outside, addons, self.runner),
             core_groups=self._core_groups,
             hub=self.hub,
             metrics=self.metrics if config.enable_metrics else None,

@@ -116,7 +116,7 @@ async def test_the_backend_needs_no_capability_and_everybody_else_does(database_
         error = await there.refused(there.call(other.url("/x")))
         assert (type(error), error.code) == (PermissionDenied, "forbidden")
         # In shadow the same goes through, and is recorded.
-        there.plane.app.enforcer.mode = Mode.SHADOW
+        await there.plane.app.enforcement.modes.ask(Mode.SHADOW, "tests")
         assert (await there.caller.call(there.who(), there.call(other.url("/x")))).status == 200
     assert (len(server.received), len(other.received)) == (1, 1)
 

@@ -18,6 +18,7 @@ from tests.tickets import signed
 
 from metacore.addons.handlers.compiled import FunctionCall
 from metacore.addons.invocation import Handler, Invocation, Result
+from metacore.addons.runner import AddonRunner
 from metacore.errors import Fenced, NotFound, NotWired, Refused, Unavailable
 from metacore.events.bus import BusEvent
 
@@ -130,13 +131,11 @@ async def test_ten_thousand_host_calls_are_answered(served: Plane) -> None:
     assert (await run(served, repeat(10_000, host("env_get", "greeting")))).data == ["hi"]
 
 
-async def test_functions_that_are_not_wired_say_so(served: Plane) -> None:
-    result = await served.app.runner.run(
-        await invocation(served, {}, handler=Handler("noop"), trigger="transition", name="nothing")
-    )
-    assert result.success
-    with pytest.raises(NotWired):
-        await served.app.runner.run(await invocation(served, {}, handler=Handler("connector", "x")))
+async def test_handlers_that_are_not_wired_say_so(served: Plane) -> None:
+    nothing = await invocation(served, {}, handler=Handler("noop"), trigger="transition", name="nothing")
+    assert (await served.app.runner.run(nothing)).success
+    with pytest.raises(NotWired, match="noop"):
+        await AddonRunner(served.app.registry, {}).run(nothing)
 
 
 async def test_it_runs_only_where_it_is_installed_enabled_and_trusted(served: Plane) -> None:

@@ -118,7 +118,7 @@ async def test_what_was_not_granted_is_recorded_in_shadow_and_refused_in_enforce
     async with outside(echo) as server, workshop_with_web(database_urls, server.port, enforce=False) as plane:
         url = server.url(host="other.example.com")
         (allowed,) = await answers(plane, {"url": url})
-        plane.app.enforcer.mode = Mode.ENFORCE
+        await plane.app.enforcement.modes.ask(Mode.ENFORCE, "tests")
         (refused,) = await answers(plane, {"url": url})
         assert (counted(plane, "shadow"), counted(plane, "enforce")) == (1.0, 1.0)
     assert allowed["data"]["status"] == 200

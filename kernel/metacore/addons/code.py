@@ -6,19 +6,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from metacore.addons.actions import ActionService, UserGate
-from metacore.addons.backend_call import BackendCaller
-from metacore.addons.egress import AddonEgress
 from metacore.addons.handlers.compiled import CompiledFunctions, CompiledRuns
+from metacore.addons.handlers.connector import ConnectorRuns
 from metacore.addons.handlers.run import HandlerRuns, Noop
 from metacore.addons.handlers.wasm import WasmRuns
 from metacore.addons.handlers.webhook import WebhookRuns
+from metacore.addons.host_calls.connectors import GuestConnectors
 from metacore.addons.host_calls.data import GuestData
 from metacore.addons.host_calls.events import GuestEvents
 from metacore.addons.host_calls.services import GuestHost, Parts, SettingsReader
 from metacore.addons.host_calls.sql import GuestSqlCalls
 from metacore.addons.host_calls.web import GuestWeb
-from metacore.addons.installation_secrets import InstallationSecrets
 from metacore.addons.invocation import HandlerKind
+from metacore.addons.outside import build_outside
 from metacore.addons.row_code import RowCode
 from metacore.addons.runner import AddonRunner
 from metacore.addons.sandbox import Sandbox
@@ -57,10 +57,12 @@ class CodeNeeds:
 
 class AddonCode:
     """One kernel's: `sandbox` prepares modules, `runner` runs handlers of every kind, `actions` those that users call,
-    `functions` are those of the host. `start` before the first addon is loaded, `stop` at the end."""
+    `functions` are those of the host, `outside` is the way to other services. `start` before the first addon is
+    loaded, `stop` at the end."""
 
     def __init__(self, needs: CodeNeeds) -> None:
         self.functions = CompiledFunctions()
+        self.outside = build_outside(needs.database, needs.registry, needs.outbound, needs.gate, needs.sealer)
         self.sandbox = Sandbox(needs.database, cache_dir=needs.cache_dir, threads=needs.threads)
         self.runner = AddonRunner(needs.registry, self._kinds(needs), needs.metrics)
         self.actions = ActionService(
@@ -81,7 +83,7 @@ class AddonCode:
         await self.sandbox.close()
 
     def _kinds(self, needs: CodeNeeds) -> dict[HandlerKind, HandlerRuns]:
-        egress = AddonEgress(needs.outbound, needs.gate)
+        outside = self.outside
         parts = Parts(
             events=GuestEvents(needs.database, needs.bus, needs.gate, needs.on_commit),
             data=GuestData(
@@ -91,12 +93,13 @@ class AddonCode:
                 transactions=needs.database.dialect == "postgresql",
             ),
             sql=GuestSqlCalls(GuestSql(needs.database, needs.registry, needs.gate)),
-            web=GuestWeb(egress),
+            web=GuestWeb(outside.egress),
+            connectors=GuestConnectors(outside.credentials, needs.gate),
         )
-        backends = BackendCaller(egress, InstallationSecrets(needs.database, needs.sealer))
-        return {
+        kinds: dict[HandlerKind, HandlerRuns] = {
             "noop": Noop(),
             "wasm": WasmRuns(self.sandbox, GuestHost(parts, needs.settings)),
             "compiled": CompiledRuns(self.functions),
-            "webhook": WebhookRuns(backends, self.sandbox),
+            "webhook": WebhookRuns(outside.backend, self.sandbox),
         }
+        return {**kinds, "connector": ConnectorRuns(outside.egress, outside.credentials, needs.gate, kinds)}

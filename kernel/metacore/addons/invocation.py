@@ -9,7 +9,18 @@ from typing import Any, Literal, Protocol
 
 from metacore.identity import Principal
 
-Trigger = Literal["action", "lifecycle", "schedule", "subscription", "webhook", "tool", "transition", "hook", "formula"]
+Trigger = Literal[
+    "action",
+    "lifecycle",
+    "schedule",
+    "subscription",
+    "webhook",
+    "tool",
+    "transition",
+    "hook",
+    "formula",
+    "connector",
+]
 HandlerKind = Literal["wasm", "webhook", "compiled", "connector", "noop"]
 
 

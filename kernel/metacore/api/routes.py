@@ -12,6 +12,7 @@ from metacore.addons.actions import ActionService
 from metacore.api.actions import build_actions_router
 from metacore.api.addons import AddonServices, build_addons_router
 from metacore.api.auth import build_auth_router
+from metacore.api.connectors import build_connectors_router
 from metacore.api.deps import OptionalPrincipalDependency, PrincipalDependency
 from metacore.api.enforcement import EnforcementServices, build_enforcement_router
 from metacore.api.health import Check, build_health_router
@@ -21,6 +22,7 @@ from metacore.api.metadata import build_metadata_router
 from metacore.api.navigation import CoreGroups, build_navigation_router
 from metacore.api.openapi import build_docs_router
 from metacore.api.options import build_options_router
+from metacore.api.outside import OutsideServices
 from metacore.api.permissions import build_permissions_router
 from metacore.api.records import RecordsEndpoint, build_records_router
 from metacore.api.transfer import build_transfer_router
@@ -59,6 +61,7 @@ class KernelServices:
     actions: ActionService
     addons: AddonServices
     enforcement: EnforcementServices
+    outside: OutsideServices
     core_groups: CoreGroups
     hub: Hub
     metrics: Metrics | None
@@ -103,6 +106,7 @@ def kernel_routes(
         build_installations_router(services.addons, services.principal),
         build_jobs_router(services.addons, services.principal),
         build_enforcement_router(services.enforcement, services.principal),
+        build_connectors_router(services.outside.connectors, services.addons, services.principal),
         build_options_router(services.options, services.search, services.facets, services.principal),
         build_transfer_router(services.exports, services.imports, services.principal),
         build_ws_router(services.hub, services.auth.authenticate),

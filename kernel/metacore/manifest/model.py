@@ -299,6 +299,23 @@ class Setting(Value):
     validation: str = ""
 
 
+class Connector(Value):
+    """A service outside for which an organization gives credentials.
+
+    `test_export` is a function of the addon that tries them. Handlers of kind `connector` send them to `base_url` in
+    the way that `auth` says; `header` names the header of `api_key`.
+    """
+
+    key: str
+    label: str = ""
+    description: str = ""
+    auth: str = ""
+    base_url: str = ""
+    header: str = ""
+    credentials: tuple[Setting, ...] = ()
+    test_export: str = ""
+
+
 class ActionDefinition(Value):
     """`model` is a model key, '' for an action of the addon itself. `trigger` is '' when the manifest names none (then
     hooks or backend.url decide). `function` is the export of a wasm trigger, or the compiled or connector function."""
@@ -374,7 +391,7 @@ class Manifest(Value):
     metadata_i18n: dict[str, Any] = {}
     frontend: Frontend | None = None
     backend: Backend | None = None
-    connectors: tuple[dict[str, Any], ...] = ()
+    connectors: tuple[Connector, ...] = ()
     schedules: tuple[Schedule, ...] = ()
     webhooks: tuple[InboundWebhook, ...] = ()
     roles: tuple[dict[str, Any], ...] = ()

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from metacore.errors import InvalidInput
 from metacore.manifest import names, timing
 from metacore.manifest.handlers import check_handler, need_export, read_handler, read_url
-from metacore.manifest.model import Backend, Frontend, InboundWebhook, Schedule
+from metacore.manifest.model import Backend, Connector, Frontend, InboundWebhook, Schedule
 from metacore.manifest.ranges import parse_range
 from metacore.manifest.settings import read_settings
 from metacore.manifest.walk import Node, join, kind_of, refuse_repeats, shown
@@ -23,6 +23,7 @@ MAX_TOOL_SECONDS = 600
 VERIFICATIONS = ("hmac-sha256",)
 LIFECYCLE = ("install", "uninstall", "enable", "disable")
 ROW_EVENTS = tuple(f"{when}_{verb}" for when in ("before", "after") for verb in ("create", "update", "delete"))
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 _HASH = r"sha(?:256|384|512)-[A-Za-z0-9+/]{43,88}={0,2}"
 _INTEGRITY = re.compile(rf"{_HASH}(?: {_HASH})*")
 
@@ -201,17 +202,25 @@ def read_tools(node: Node, backend: Backend | None) -> tuple[dict[str, Any], ...
     return tuple(found)
 
 
-def read_connectors(root: Node) -> tuple[dict[str, Any], ...]:
-    found: list[dict[str, Any]] = []
-    named: list[tuple[str, Node]] = []
+def read_connectors(root: Node, backend: Backend | None) -> tuple[Connector, ...]:
+    found: list[tuple[Connector, Node]] = []
     for node in root.nodes("connectors"):
-        named.append((node.text("key", required=True, pattern=names.NAME, form=names.NAME_FORM), node))
-        node.text("label")
-        node.text("auth")
-        read_settings(node, "credentials")
-        found.append(dict(node.value))
-    refuse_repeats(named, "key", "connector")
-    return tuple(found)
+        test = node.text("test_export")
+        if test and backend is not None and backend.runtime == "wasm":
+            need_export(node, "test_export", test, backend)
+        connector = Connector(
+            key=node.text("key", required=True, pattern=names.NAME, form=names.NAME_FORM),
+            label=node.text("label"),
+            description=node.text("description"),
+            auth=node.text("auth"),
+            base_url=read_url(node, "base_url"),
+            header=node.text("header", pattern=_HEADER, form="must be the name of a header"),
+            credentials=read_settings(node, "credentials"),
+            test_export=test,
+        )
+        found.append((connector, node))
+    refuse_repeats([(connector.key, node) for connector, node in found], "key", "connector")
+    return tuple(connector for connector, _ in found)
 
 
 def read_subscriptions(node: Node, backend: Backend | None) -> tuple[dict[str, Any], ...]:

@@ -85,7 +85,7 @@ def read_v3(root: Node) -> Manifest:
         i18n_files=files,
         frontend=read_frontend(root, key),
         backend=backend,
-        connectors=read_connectors(root),
+        connectors=read_connectors(root, backend),
         schedules=read_schedules(root, backend),
         webhooks=read_webhooks(root, backend),
         roles=read_roles(rbac),
