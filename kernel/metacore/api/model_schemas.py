@@ -75,7 +75,9 @@ def model_schemas(model: LiveModel, words: Words) -> dict[str, Any]:
     name = _name(model)
     writable = [column for column in model.definition.columns if not column.readonly and not column.generated]
     properties = {column.name: column_schema(column, words) for column in writable}
-    required = [column.name for column in writable if column.required and column.default is None]
+    required = [
+        column.name for column in writable if column.required and column.default is None and not column.sequence
+    ]
     title = model_tag(model, words)
     return {
         name: row_schema(model, words),

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
+from sqlalchemy.exc import DBAPIError
 
-from metacore.addons.guest_context import GuestCall
+from metacore.addons.guest_context import GuestCall, GuestTransaction
 from metacore.addons.host_calls.parts import Answer
 from metacore.capabilities.access import Access, CapabilityKind, Gate
 from metacore.db.database import Database
@@ -50,10 +51,28 @@ class GuestEvents:
         actor = context.principal.actor_id if context.principal is not None else None
         event = NewEvent(context.organization_id, context.addon_key, name, data, actor)
         if context.transaction is not None:
-            async with context.transaction.lock:
-                await append(context.transaction.connection, event)
+            if not await _enqueued(context.transaction, event):
+                return HostError(
+                    HostCode.NO_ACTIVE_TX, "the action's transaction failed; nothing more can be done in it"
+                )
         else:
             async with self._database.transaction(context.organization_id) as connection:
                 await append(connection, event)
             self._on_commit()
         return HostReply({"event": name, "subscribers": self._bus.listeners(name, context.organization_id)})
+
+
+async def _enqueued(transaction: GuestTransaction, event: NewEvent) -> bool:
+    """Put the event into the transaction; False when that is broken."""
+    async with transaction.lock:
+        if transaction.failed:
+            return False
+        try:
+            await append(transaction.connection, event)
+        except BaseException as error:
+            # Whatever stopped it, a cancellation too: what the transaction holds now is not what the guest meant.
+            transaction.failed = True
+            if isinstance(error, DBAPIError):
+                return False
+            raise
+        return True
