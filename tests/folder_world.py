@@ -150,7 +150,7 @@ class FolderWorld:
 
     # What can be seen
 
-    async def until(self, reason: Reason, name: str = "tickets", *, words: str = "") -> str:
+    async def until(self, reason: Reason, name: str = "tickets", *, words: str = "", seconds: float = PATIENCE) -> str:
         """Wait for an event of `name` with `reason` and `words` in its message, and forget what came before it."""
 
         def found() -> int | None:
@@ -160,7 +160,7 @@ class FolderWorld:
             return None
 
         try:
-            async with asyncio.timeout(PATIENCE), self._told:
+            async with asyncio.timeout(seconds), self._told:
                 await self._told.wait_for(lambda: found() is not None)
         except TimeoutError:
             raise AssertionError(f"no {reason} of {name}; there was {self.events}") from None

@@ -12,6 +12,7 @@ import socket
 import sys
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -52,10 +53,16 @@ class OperatorWorld:
         await self.apply("Secret", "metacore-trust", stringData={"keys": text})
 
     async def bundle(
-        self, name: str, *, allow: str = "tickets", signer: SigningKey = SIGNING_KEY, **manifest: Any
+        self,
+        name: str,
+        *,
+        allow: str = "tickets",
+        signer: SigningKey = SIGNING_KEY,
+        migrations: Mapping[str, str] | None = None,
+        **manifest: Any,
     ) -> None:
         """A ConfigMap with a signed bundle of the tickets addon; keywords change its manifest."""
-        content = make_bundle(tickets_manifest(**manifest))
+        content = make_bundle(tickets_manifest(**manifest), migrations)
         signature = json.dumps(sign(content, signer).as_json()).encode()
         entries = {"b": content, "b.sig.json": signature}
         await self.apply(
@@ -64,6 +71,10 @@ class OperatorWorld:
             labels={"metacore.dev/allow": allow} if allow else None,
             binaryData={key: base64.b64encode(value).decode() for key, value in entries.items()},
         )
+
+    async def small_bundle(self, key: str, **manifest: Any) -> None:
+        """A bundle of an addon without models, in a ConfigMap of its own name."""
+        await self.bundle(key, allow=key, key=key, models=[], settings=[], capabilities=[], **manifest)
 
     async def declare(self, bundle: str, name: str = "tickets", **spec: Any) -> None:
         source = {"configMap": {"name": bundle, "key": "b"}}
@@ -77,7 +88,8 @@ class OperatorWorld:
     # What runs
 
     @asynccontextmanager
-    async def operator(self, *, ends_with: int = 0) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def operator(self, *, ends_with: int = 0, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
+        """`metacore operator`; `settings` are further ones, without the prefix METACORE_."""
         async with self._running(
             "operator",
             {
@@ -87,6 +99,7 @@ class OperatorWorld:
                 "METACORE_OPERATOR_PORT": "0",
                 "METACORE_OPERATOR_HOST": "127.0.0.1",
                 "METACORE_OPERATOR_PULSE": "0.3",
+                **{f"METACORE_{name}": value for name, value in settings.items()},
             },
             ends_with=ends_with,
         ) as process:
@@ -147,6 +160,23 @@ class OperatorWorld:
         path = f'jsonpath={{.status.conditions[?(@.type=="{kind}")].reason}}'
         return await self.kubectl("get", "addon", name, "-o", path)
 
+    async def message(self, kind: str = "Ready", name: str = "tickets") -> str:
+        path = f'jsonpath={{.status.conditions[?(@.type=="{kind}")].message}}'
+        return await self.kubectl("get", "addon", name, "-o", path)
+
+    async def status(self, name: str = "tickets") -> dict[str, Any]:
+        return dict(json.loads(await self.kubectl("get", "addon", name, "-o", "json"))["status"])
+
+    async def until_reason(self, reason: str, kind: str = "Ready", name: str = "tickets") -> str:
+        """Wait for the reason of a condition and give its message."""
+        await self.until(f'jsonpath={{.status.conditions[?(@.type=="{kind}")].reason}}={reason}', name)
+        return await self.message(kind, name)
+
+    async def told(self, name: str = "tickets") -> list[str]:
+        """Reasons of the Events of an Addon."""
+        chosen = f"--field-selector=involvedObject.kind=Addon,involvedObject.name={name}"
+        return (await self.kubectl("get", "events", chosen, "-o", "jsonpath={.items[*].reason}")).split()
+
     async def request(self, method: str, path: str, body: Any = None, token: str = "") -> tuple[int, Any]:
         return await asyncio.to_thread(self._request, method, path, body, token)
 
@@ -176,3 +206,19 @@ class OperatorWorld:
         status, answer = await self.request("POST", "/auth/register", person)
         assert status in (200, 201), answer
         return str(answer["data"]["token"])
+
+
+@asynccontextmanager
+async def operator_world(node: Node, urls: DatabaseUrls, folder: Path) -> AsyncIterator[OperatorWorld]:
+    """A world in a namespace of its own, gone afterwards."""
+    namespace = f"operator-{uuid.uuid4().hex[:8]}"
+    await asyncio.to_thread(node.kubectl, "create", "namespace", namespace)
+    world = OperatorWorld(node, namespace, urls, folder)
+    await world.trust(SIGNING_KEY)
+    try:
+        yield world
+    finally:
+        # Nobody is left who would take a finalizer away.
+        for name in (await world.kubectl("get", "addons", "-o", "name")).split():
+            await world.kubectl("patch", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+        await asyncio.to_thread(node.kubectl, "delete", "namespace", namespace, "--wait=false")

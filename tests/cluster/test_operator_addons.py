@@ -6,7 +6,6 @@ import asyncio
 import datetime
 import json
 import subprocess
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 from nacl.signing import SigningKey
 from tests.cluster.node import Node
-from tests.cluster.operator_world import OperatorWorld
+from tests.cluster.operator_world import OperatorWorld, operator_world
 from tests.conftest import DatabaseUrls
 from tests.tickets import SIGNING_KEY
 
@@ -23,17 +22,8 @@ from metacore_operator.__main__ import EXIT_LEASE_LOST
 
 @pytest.fixture
 async def world(node: Node, database_urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[OperatorWorld]:
-    namespace = f"operator-{uuid.uuid4().hex[:8]}"
-    await asyncio.to_thread(node.kubectl, "create", "namespace", namespace)
-    world = OperatorWorld(node, namespace, database_urls, tmp_path)
-    await world.trust(SIGNING_KEY)
-    try:
-        yield world
-    finally:
-        # Nobody is left who would take a finalizer away.
-        for name in (await world.kubectl("get", "addons", "-o", "name")).split():
-            await world.kubectl("patch", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
-        await asyncio.to_thread(node.kubectl, "delete", "namespace", namespace, "--wait=false")
+    async with operator_world(node, database_urls, tmp_path) as made:
+        yield made
 
 
 async def test_applied_upgraded_and_deleted(world: OperatorWorld) -> None:

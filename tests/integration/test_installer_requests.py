@@ -15,7 +15,7 @@ from tests.tickets import TRUSTED, make_bundle, signed, tickets_manifest
 
 from metacore.bundle.signature import TrustedKeys
 from metacore.db.database import Database
-from metacore.errors import InstallFailed, InvalidInput, NotFound, SignatureRefused, Unavailable
+from metacore.errors import InstallFailed, InvalidInput, KeyOwned, NotFound, SignatureRefused, Unavailable
 from metacore.identity import Principal
 from metacore.installer import requests
 from metacore.installer.execute import Installer
@@ -299,3 +299,31 @@ async def test_requests_work_on_sqlite_too(sqlite_db: Database) -> None:
     outcome = await ended(sqlite_db, acme, request_id)
     assert outcome.status == "done", outcome
     assert len(outcome.result["install_secret"]) == 64
+
+
+async def test_what_an_addon_resource_declares_is_not_replaced_or_taken_away_through_the_api(
+    owner_db: Database, kernel_db: Database
+) -> None:
+    acme, globex = principal(await make_organization(owner_db)), principal(await make_organization(owner_db, "Globex"))
+    content, signature = signed(make_bundle(tickets_manifest()))
+    installer = Installer(owner_db, sealer=SEALER)
+    await installer.install(
+        content, signature, trusted=TRUSTED, organizations=[acme.organization_id], owner_uid="uid of an Addon"
+    )
+
+    async def run(caller: Principal, kind: str, **arguments: Any) -> requests.RequestOutcome:
+        request_id = await requests.submit(kernel_db, caller, kind, "tickets", arguments=arguments)
+        await worker(owner_db).run_pending()
+        return await ended(kernel_db, caller, request_id)
+
+    removed = await run(acme, "uninstall", drop=True)
+    for caller in (acme, globex):
+        request_id = await ask_install(kernel_db, caller, version="2.0.0")
+        await worker(owner_db).run_pending()
+        installed = await ended(kernel_db, caller, request_id)
+        assert isinstance(installed.error, KeyOwned), installed
+    assert isinstance(removed.error, KeyOwned)
+    rows = await owner_db.postgres.fetch("SELECT organization_id, version FROM metacore_installations")
+    assert [tuple(row) for row in rows] == [(acme.organization_id, "1.0.0")]
+    for kind in ("disable", "enable", "rotate_secret"):
+        assert (await run(acme, kind)).status == "done", kind

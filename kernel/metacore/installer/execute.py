@@ -212,17 +212,17 @@ class Installer:
         """Stop serving it; data stays. Returns the registry's revision. NotFound when it is not installed."""
         return await lifecycle.set_status(self._owner, key, organization, "disabled")
 
-    async def uninstall(self, key: str, organization: uuid.UUID, *, drop: bool) -> int:
+    async def uninstall(self, key: str, organization: uuid.UUID, *, drop: bool, owner_uid: str | None = None) -> int:
         """Take the addon from an organization, with `drop` its data, too. Returns the registry's revision.
 
-        Its uninstall handlers run first, in a kernel, for a while.
+        With an `owner_uid` only when that is whose the addon is: '' for a tenant's request.
 
         Raises:
-            NotFound: it is not installed there. Conflict: another installed addon requires it.
+            NotFound: it is not installed there. Conflict: another installed addon requires it. KeyOwned.
         """
-        await lifecycle.check_uninstall(self._owner, key, (organization,), kernel_role=self._kernel_role)
-        await farewell.say(self._owner, key, (organization,), seconds=self._farewell_seconds)
-        return await lifecycle.uninstall(self._owner, key, (organization,), drop=drop, kernel_role=self._kernel_role)
+        return await lifecycle.uninstall(
+            self._owner, key, (organization,), drop=drop, owner_uid=owner_uid, kernel_role=self._kernel_role
+        )
 
     async def remove(self, key: str, *, drop: bool, owner_uid: str = "") -> int:
         """Take the addon from everybody and free its key. Returns the registry's revision; unknown keys are fine.

@@ -110,13 +110,21 @@ async def fence(owner: Database, key: str, reason: str) -> int:
 
 
 async def uninstall(
-    owner: Database, key: str, organizations: Collection[uuid.UUID], *, drop: bool, kernel_role: str
+    owner: Database,
+    key: str,
+    organizations: Collection[uuid.UUID],
+    *,
+    drop: bool,
+    owner_uid: str | None,
+    kernel_role: str,
 ) -> int:
     async def once() -> int:
         async with runner.locked(owner, key) as connection:
             for organization in organizations:
                 await _status(connection, key, organization)
             state = await _state(connection, key, kernel_role)
+            if owner_uid is not None:
+                check_owner(key, state, owner_uid)
             check_removable(key, state, organizations)
             await journal.next_attempt(connection, key)
             await _leave(connection, key, state, organizations, drop=drop)

@@ -285,7 +285,9 @@ class RequestWorker:
             secret = await self._installer.rotate_secret(key, organization)
             return {"installation": await self._installation(key, organization)}, secret
         if claimed.kind == "uninstall":
-            revision = await self._installer.uninstall(key, organization, drop=bool(claimed.arguments.get("drop")))
+            # What an Addon declares would come back at once: it is taken away where it is declared.
+            drop = bool(claimed.arguments.get("drop"))
+            revision = await self._installer.uninstall(key, organization, drop=drop, owner_uid="")
             return {"addon_key": key, "revision": revision}, ""
         change = self._installer.enable if claimed.kind == "enable" else self._installer.disable
         revision = await change(key, organization)
