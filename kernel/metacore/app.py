@@ -348,7 +348,7 @@ class App:
             enforcement=EnforcementServices(
                 self.enforcement, addons, frozenset(config.mode_organizations), config.max_per_page
             ),
-            outside=outside_services(self._code.outside, addons, self.runner),
+            outside=outside_services(self._code.outside, addons, self.runner, max_body=config.max_body_bytes),
             core_groups=self._core_groups,
             hub=self.hub,
             metrics=self.metrics if config.enable_metrics else None,

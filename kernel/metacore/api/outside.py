@@ -5,18 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metacore.addons.connector_tests import ConnectorTests
+from metacore.addons.inbound.deliveries import Deliveries
+from metacore.addons.inbound.receiver import HookReceiver
 from metacore.addons.invocation import Runner
 from metacore.addons.outside import Outside
 from metacore.api.addons import AddonServices
 from metacore.api.connectors import ConnectorServices
+from metacore.api.hooks import HookServices
 
 
 @dataclass(frozen=True, slots=True)
 class OutsideServices:
     connectors: ConnectorServices
+    hooks: HookServices
 
 
-def outside_services(outside: Outside, addons: AddonServices, runner: Runner) -> OutsideServices:
+def outside_services(outside: Outside, addons: AddonServices, runner: Runner, *, max_body: int) -> OutsideServices:
     credentials = outside.credentials
     tests = ConnectorTests(credentials, addons.registry, runner)
-    return OutsideServices(connectors=ConnectorServices(credentials, tests))
+    receiver = HookReceiver(addons.registry, addons.settings, Deliveries(addons.database), runner)
+    return OutsideServices(connectors=ConnectorServices(credentials, tests), hooks=HookServices(receiver, max_body))

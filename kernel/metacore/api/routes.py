@@ -16,6 +16,7 @@ from metacore.api.connectors import build_connectors_router
 from metacore.api.deps import OptionalPrincipalDependency, PrincipalDependency
 from metacore.api.enforcement import EnforcementServices, build_enforcement_router
 from metacore.api.health import Check, build_health_router
+from metacore.api.hooks import build_hooks_router
 from metacore.api.installations import build_installations_router
 from metacore.api.jobs import build_jobs_router
 from metacore.api.metadata import build_metadata_router
@@ -106,6 +107,7 @@ def kernel_routes(
         build_installations_router(services.addons, services.principal),
         build_jobs_router(services.addons, services.principal),
         build_enforcement_router(services.enforcement, services.principal),
+        build_hooks_router(services.outside.hooks),
         build_connectors_router(services.outside.connectors, services.addons, services.principal),
         build_options_router(services.options, services.search, services.facets, services.principal),
         build_transfer_router(services.exports, services.imports, services.principal),
