@@ -28,7 +28,7 @@ PROGRAMS = {
     "setpriv": "util-linux",
     "sysctl": "procps",
     "openssl": "openssl",
-    "cc": "gcc",
+    "cc": "gcc libc6-dev",
     "umount": "mount",
 }
 """Programs that a node needs, and the Debian packages that bring them."""
@@ -138,7 +138,9 @@ def install_programs() -> None:
     Raises:
         BuildFailed: there is no apt, or it fails.
     """
-    missing = sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
+    missing = sorted(
+        {package for program, needed in PROGRAMS.items() if shutil.which(program) is None for package in needed.split()}
+    )
     if not missing:
         return
     if shutil.which("apt-get") is None:

@@ -24,6 +24,8 @@ from metacore.db.roles import KERNEL_ROLE, OWNER_ROLE, prepare_database
 PORT = 5432
 SUPERUSER = "postgres"
 START_SECONDS = 60
+HERE = "/proc/self/cwd"
+"""The data folder as the server names it: its user may often not walk there, but every process of it stands in it."""
 SETTINGS = {
     "unix_socket_directories": "",
     "wal_level": "minimal",
@@ -66,7 +68,7 @@ class ClusterDatabase:
             self._initialize(programs, account)
         # By our record nobody serves this folder. PostgreSQL would take one that is dead and not yet buried for alive.
         (self._data / "postmaster.pid").unlink(missing_ok=True)
-        command = [*self._node.addresses.enter, *_as(account), str(programs / "postgres"), "-D", ".", "-p", str(PORT)]
+        command = [*self._node.addresses.enter, *_as(account), str(programs / "postgres"), "-D", HERE, "-p", str(PORT)]
         for name, value in {"listen_addresses": self.address, **SETTINGS}.items():
             command += ["-c", f"{name}={value}"]
         self._node.processes.start(self.NAME, command, folder=self._data)
@@ -125,7 +127,7 @@ class ClusterDatabase:
         fresh.mkdir(mode=0o700)
         if account is not None:
             os.chown(fresh, account.uid, account.gid)
-        command = [*_as(account), str(programs / "initdb"), "-D", ".", f"--username={SUPERUSER}"]
+        command = [*_as(account), str(programs / "initdb"), "-D", HERE, f"--username={SUPERUSER}"]
         command += ["--pwfile=/dev/stdin", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
         reader, writer = os.pipe()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import uuid
+from collections.abc import Iterator
 
 import pytest
-from tests.cluster.addon_world import AddonWorld
 from tests.cluster.cluster import Cluster
+from tests.cluster.release import Release
 
 Rule = tuple[str, str, str, str]
 """Group, resource, names (space separated; empty: any), verbs."""
 
 EVERYBODY: set[Rule] = {
-    # Who am I, and may I: Kubernetes gives these to every login, about itself only.
+    # Who am I, and may I: given to every login, about itself only.
     ("authentication.k8s.io", "selfsubjectreviews", "", "create"),
     ("authorization.k8s.io", "selfsubjectaccessreviews", "", "create"),
     ("authorization.k8s.io", "selfsubjectrulesreviews", "", "create"),
+    # Public certificates, given to every service account by system:cluster-trust-bundle-discovery.
+    ("certificates.k8s.io", "clustertrustbundles", "", "get list watch"),
 }
 PATHS = {
     # Discovery, version and health, which Kubernetes shows to every login.
@@ -76,12 +79,18 @@ def rights(cluster: Cluster, account: str, home: str, namespace: str) -> tuple[s
     return rules, {path for rule in status["nonResourceRules"] for path in rule["nonResourceURLs"]}
 
 
-@pytest.fixture
-def alone(new_release: Callable[..., AddonWorld]) -> AddonWorld:
-    return new_release({"kernel": {"replicas": 1}, "operator": {"replicas": 1}})
+@pytest.fixture(scope="module")
+def alone(cluster: Cluster) -> Iterator[Release]:
+    """A release as the values' defaults make it, which watches its own namespace."""
+    found = Release(cluster, f"rights-{uuid.uuid4().hex[:8]}")
+    try:
+        found.install({"crds": {"install": False}, "kernel": {"replicas": 1}, "operator": {"replicas": 1}})
+        yield found
+    finally:
+        found.uninstall()
 
 
-def test_each_account_may_do_what_is_listed_and_no_more(cluster: Cluster, alone: AddonWorld) -> None:
+def test_each_account_may_do_what_is_listed_and_no_more(cluster: Cluster, alone: Release) -> None:
     home = alone.namespace
     accounts = {item.partition("/")[2] for item in alone.kubectl("get", "serviceaccounts", "-o", "name").split()}
     assert accounts == {"default", "metacore-kernel", "metacore-operator", "metacore-migrate"}
@@ -95,11 +104,11 @@ def test_each_account_may_do_what_is_listed_and_no_more(cluster: Cluster, alone:
         assert paths <= PATHS, account
 
 
-def test_pods_that_need_no_token_have_none(alone: AddonWorld) -> None:
+def test_pods_that_need_no_token_have_none(alone: Release) -> None:
     token = "/var/run/secrets/kubernetes.io/serviceaccount/token"
     found = {}
     for component in ("kernel", "operator"):
-        (pod,) = alone.release.pods(component)
+        (pod,) = alone.pods(component)
         test = f"import os; print(os.path.exists({token!r}))"
         found[component] = alone.kubectl("exec", pod, "--", "python3", "-c", test).strip()
     assert found == {"kernel": "False", "operator": "True"}
