@@ -5,7 +5,7 @@ ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
-RUN python3 -m venv /opt/metacore
+RUN python3 -m venv --without-pip /opt/metacore
 WORKDIR /src
 COPY requirements/uv.txt requirements/image.txt requirements/
 # Networks with a certificate authority of their own hand it in as the secret `ca`; no trace of it stays in the image.

@@ -64,9 +64,10 @@ class Release:
 
     def uninstall(self) -> None:
         """Remove the namespace with all in it, and the database. Addons go without their operator."""
+        self.cluster.helm("uninstall", NAME, "--namespace", self.namespace, "--ignore-not-found", "--wait")
+        # An operator that still ran would put its finalizer back.
         for name in self.kubectl("get", "addons", "-o", "name").split():
             self.kubectl("patch", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
-        self.cluster.helm("uninstall", NAME, "--namespace", self.namespace, "--ignore-not-found", "--wait")
         self.cluster.kubectl("delete", "namespace", self.namespace, "--wait=false")
         self.cluster.database.drop(self._database)
 
