@@ -7,11 +7,9 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from tests.chart.test_roles import ADDON_RULES, DEFINITION_RULES, REFERENCE_RULES, RELEASE_RULES, Rule
 from tests.cluster.cluster import Cluster
 from tests.cluster.release import Release
-
-Rule = tuple[str, str, str, str]
-"""Group, resource, names (space separated; empty: any), verbs."""
 
 EVERYBODY: set[Rule] = {
     # Who am I, and may I: given to every login, about itself only.
@@ -27,27 +25,24 @@ PATHS = {
     *("/healthz", "/livez", "/readyz", "/.well-known/openid-configuration", "/.well-known/openid-configuration/"),
     *("/openid/v1/jwks", "/openid/v1/jwks/"),
 }
-RELEASE: set[Rule] = {
-    ("", "configmaps", "metacore-config", "get"),
-    ("", "secrets", "metacore-trust", "get list watch"),
-    ("apps", "deployments", "metacore-kernel", "get patch"),
-    ("", "pods", "", "list"),
-    ("metacore.dev", "moderollouts", "metacore-kernel", "get"),
-    ("metacore.dev", "moderollouts/status", "metacore-kernel", "patch"),
-    ("metacore.dev", "moderollouts", "", "create"),
-    ("", "events", "", "create patch"),
-    ("coordination.k8s.io", "leases", "metacore-operator", "get patch update"),
-    ("coordination.k8s.io", "leases", "", "create"),
-}
-ADDONS: set[Rule] = {
-    ("metacore.dev", "addons", "", "get list patch watch"),
-    ("metacore.dev", "addons/status", "", "get patch"),
-    ("metacore.dev", "addons/finalizers", "", "update"),
-    ("", "events", "", "create patch"),
-    ("", "configmaps", "", "get"),
-    ("", "secrets", "", "create get patch"),
-}
-DEFINITION: set[Rule] = {("apiextensions.k8s.io", "customresourcedefinitions", "addons.metacore.dev", "get")}
+
+
+def named(rules: set[Rule]) -> set[Rule]:
+    """The rules that the chart's own tests list, for a release called `metacore`."""
+    return {
+        (
+            group,
+            resource,
+            " ".join(sorted(names.replace("shop-", "metacore-").split())),
+            " ".join(sorted(verbs.split())),
+        )
+        for group, resource, names, verbs in rules
+    }
+
+
+RELEASE = named(RELEASE_RULES)
+ADDONS = named(ADDON_RULES | REFERENCE_RULES)
+DEFINITION = named(DEFINITION_RULES)
 
 
 def rights(cluster: Cluster, account: str, home: str, namespace: str) -> tuple[set[Rule], set[str]]:
