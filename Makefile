@@ -52,7 +52,7 @@ test-host: $(STAMP) ## Run the tests that need no cluster
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/cluster $(PYTEST_ARGS)
 
 test-cluster: $(STAMP) ## Run the tests on a real cluster (root, Linux)
-	@$(BIN)/python -m pytest -n 0 tests/cluster $(PYTEST_ARGS)
+	@$(BIN)/python -m tests.cluster test $(PYTEST_ARGS)
 
 check: $(STAMP) ## Lint, types, layers, pins
 	@$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""`python -m tests.cluster up|down|status`: what `make cluster`, `make cluster-down` and `make cluster-status` run."""
+"""`python -m tests.cluster up|down|status|test`: `make cluster`, `cluster-down`, `cluster-status`, `test-cluster`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cluster import build
@@ -18,6 +19,8 @@ from tests.cluster.release import Release
 
 STATE = Path(os.environ.get("METACORE_CLUSTER_STATE", "/var/lib/metacore/cluster"))
 NAMESPACE = "metacore"
+NOTHING_CHOSEN = 5
+"""pytest's exit code when no test was chosen."""
 PROGRAMS = {
     "runc": "runc",
     "buildah": "buildah",
@@ -48,12 +51,16 @@ make cluster once more brings what you changed; make cluster-down takes everythi
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
-    parser.add_argument("command", choices=["up", "down", "status"])
-    command = parser.parse_args().command
+    parser.add_argument("command", choices=["up", "down", "status", "test"])
+    given, further = parser.parse_known_args()
+    if further and given.command != "test":
+        parser.error(f"unknown: {' '.join(further)}")
     try:
         need_root_on_linux()
+        if given.command == "test":
+            sys.exit(test(further))
         with locked():
-            {"up": up, "down": down, "status": status}[command]()
+            {"up": up, "down": down, "status": status}[given.command]()
     except (build.BuildFailed, StartFailed, HelmFailed, RuntimeError) as error:
         sys.exit(f"cluster: {error}")
     except subprocess.CalledProcessError as error:
@@ -120,6 +127,27 @@ def status() -> None:
     if (found := started()) is None:
         raise RuntimeError("none runs; make cluster starts one")
     print(found.kubectl("get", "nodes,pods", "--all-namespaces", "-o", "wide"))
+
+
+def test(arguments: Sequence[str]) -> int:
+    """Run tests/cluster: two at a time, then those that disturb others; give pytest's exit code.
+
+    A cluster that runs is used and stays; otherwise one is started and taken away.
+    """
+    existed = started() is not None
+    with locked():
+        cluster = running()
+    try:
+        codes = [
+            subprocess.run([sys.executable, "-m", "pytest", "tests/cluster", *how, *arguments], check=False).returncode
+            for how in (("-n", "2", "--dist", "loadfile", "-m", "not alone"), ("-n", "0", "-m", "alone"))
+        ]
+    finally:
+        if not existed:
+            with locked():
+                cluster.down()
+    failed = [code for code in codes if code not in (0, NOTHING_CHOSEN)]
+    return failed[0] if failed else min(codes)
 
 
 def started() -> Cluster | None:

@@ -49,7 +49,13 @@ def node(cluster: Cluster) -> Node:
 
 @pytest.fixture(scope="session")
 def shared_namespaces() -> list[str]:
-    return [f"shared-{uuid.uuid4().hex[:6]}-{number}" for number in range(NAMESPACES)]
+    run = uuid.uuid4().hex[:6]
+    return [f"shared-{run}-{number}" for number in range(NAMESPACES)]
+
+
+@pytest.fixture(scope="session")
+def unused_namespaces(shared_namespaces: list[str]) -> Iterator[str]:
+    return iter(shared_namespaces)
 
 
 @pytest.fixture(scope="session")
@@ -75,11 +81,10 @@ numbers = itertools.count(1)
 
 
 @pytest.fixture
-def world(release: Release, shared_namespaces: list[str]) -> Iterator[AddonWorld]:
+def world(release: Release, unused_namespaces: Iterator[str]) -> Iterator[AddonWorld]:
     """A namespace, an organization and an addon of this test on the shared release."""
     number = next(numbers)
-    namespace = shared_namespaces[number]
-    found = AddonWorld(release, namespace, key=f"addon{number}", organization=f"Acme {number}")
+    found = AddonWorld(release, next(unused_namespaces), key=f"addon{number}", organization=f"Acme {number}")
     found.register()
     yield found
     found.kubectl("delete", "addons", "--all", "--timeout=90s")

@@ -70,7 +70,7 @@ def test_another_operator_takes_over_from_one_that_was_killed(world: AddonWorld)
 
 @pytest.mark.parametrize(
     "table",
-    ["metacore_bundles", "metacore_schemas", "metacore_journal", "metacore_installations", "metacore_registry"],
+    ["metacore_bundles", "metacore_journal", "metacore_installations", "metacore_registry"],
 )
 def test_an_operator_killed_in_the_middle_of_an_installation_loses_nothing(world: AddonWorld, table: str) -> None:
     """Each table is written at another step; the operator stands still there when it is killed."""
@@ -140,6 +140,7 @@ def test_kernel_pods_deleted_under_load_fail_no_request(served: AddonWorld) -> N
     assert traffic.lost() == []
 
 
+@pytest.mark.alone
 def test_postgresql_killed_under_load_loses_no_write(cluster: Cluster, served: AddonWorld) -> None:
     served.bundle("two", version="1.1.0", models=served.with_column("colour"))
     with Traffic(served) as traffic:
@@ -153,6 +154,7 @@ def test_postgresql_killed_under_load_loses_no_write(cluster: Cluster, served: A
     print(f"{len(traffic.acknowledged)} writes, {len(traffic.failures)} sent again")
 
 
+@pytest.mark.alone
 def test_an_api_server_that_crashes_stops_nothing(cluster: Cluster, served: AddonWorld) -> None:
     with Traffic(served) as traffic:
         cluster.node.restart_api_server()
@@ -165,6 +167,7 @@ def test_an_api_server_that_crashes_stops_nothing(cluster: Cluster, served: Addo
     assert traffic.lost() == []
 
 
+@pytest.mark.alone
 def test_an_eviction_leaves_a_kernel_and_a_cordoned_node_is_waited_for(cluster: Cluster, served: AddonWorld) -> None:
     first, second = served.release.pods("kernel")
     cluster.kubectl("cordon", NODE_NAME)
