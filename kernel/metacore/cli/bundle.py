@@ -32,10 +32,11 @@ def init(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Folder to make; it may exist.")],
     key: Annotated[str, typer.Option(help="Key of the addon; default: made from the folder's name.")] = "",
     v2: Annotated[bool, typer.Option("--v2", help="Write a version 2 manifest.")] = False,
+    lang: Annotated[scaffold.Language, typer.Option(help="Language of its code.")] = scaffold.Language.NONE,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
 ) -> None:
-    """Start an addon that needs no code: a model, navigation, a setting and a README."""
-    files = scaffold.scaffold(key or scaffold.key_from(folder.absolute().name), v2=v2)
+    """Start an addon: a model, navigation, a setting, a README, and with --lang code that an action runs."""
+    files = scaffold.scaffold(key or scaffold.key_from(folder.absolute().name), v2=v2, language=lang)
     taken = [name for name in files if (folder / name).exists()]
     if taken and not force:
         raise Refused(f"{folder / taken[0]} exists already; nothing was written", code="exists")
@@ -73,9 +74,13 @@ def build(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pack a folder into a bundle; the same files give the same bytes."""
+    """Compile the code of a folder, if it has some, and pack it into a bundle; the same files give the same bytes."""
+    from metacore.cli.addon_code import compile_code, language_of
     from metacore.cli.examine import examine
 
+    if language := language_of(folder):
+        output.note(f"compiling {language} code")
+        compile_code(folder)
     found = examine(folder)
     if not found.valid or found.manifest is None or found.files is None:
         _refuse(folder, found)

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +21,8 @@ import typer
 from metacore import logs
 from metacore.auth.service import AuthConfig, AuthService
 from metacore.cli import places
-from metacore.cli.dev_builds import build_missing, load_or_make_key
+from metacore.cli.addon_code import end_compilers
+from metacore.cli.dev_builds import Build, build_missing, load_or_make_key, needing_compilers
 from metacore.cli.dev_console import DevConsole
 from metacore.cli.dev_secrets import DevSecrets, OwnerLogin, load_login, load_secrets
 from metacore.cli.environment import read_settings
@@ -96,6 +97,7 @@ class Development:
         self._work: asyncio.Task[None] | None = None
         self._login: OwnerLogin | None = None
         self._announced = False
+        self._compiling: Mapping[str, str] = {}
 
     async def run(self) -> None:
         """Start, serve until SIGINT or SIGTERM, stop.
@@ -120,6 +122,7 @@ class Development:
                 self._supervisor.hurry()
             return
         self._stop.set()
+        end_compilers()
         self._console.step("stopping (once more to hurry)")
         if self._supervisor is None and self._work is not None:
             self._work.cancel()  # Still starting.
@@ -150,6 +153,7 @@ class Development:
                     group.create_task(self._supervisor.run(self._stop))
                     group.create_task(runner.run(self._stop))
                     group.create_task(self._announce())
+                    group.create_task(self._compile())
                     group.create_task(self._watch_database(server))
             except ExceptionGroup as failed:
                 raise failed.exceptions[0] from None
@@ -165,13 +169,30 @@ class Development:
     def _prepare_bundles(self) -> Trust:
         settings = read_settings()
         key = load_or_make_key(places.default_key_path())
-        for build in build_missing(self._addons, key):
+        self._tell_built(build_missing(self._addons, key))
+        self._compiling = needing_compilers(self._addons, key)
+        keys = (bytes(key.verify_key).hex(), *settings.all_trusted_keys)
+        return Trust(self._trust_files, keys, allow_unsigned=settings.allow_unsigned_bundles)
+
+    def _tell_built(self, builds: Sequence[Build]) -> None:
+        for build in builds:
             if build.problem:
                 self._console.bad(f"{build.addon}: cannot build {build.path}: {build.problem}")
             else:
                 self._console.step(f"{build.addon}: built and signed {build.path}")
-        keys = (bytes(key.verify_key).hex(), *settings.all_trusted_keys)
-        return Trust(self._trust_files, keys, allow_unsigned=settings.allow_unsigned_bundles)
+
+    async def _compile(self) -> None:
+        """Build what needs a compiler while the kernel serves already; the folder is watched, so it is installed then."""
+        if not self._compiling or not await self._ready():
+            return
+        key = load_or_make_key(places.default_key_path())
+        for name, language in list(self._compiling.items()):
+            self._console.step(f"{name}: compiling {language} code, which may take a minute the first time")
+            builds = await asyncio.to_thread(build_missing, self._addons, key, [name])
+            if self._stop.is_set():
+                return
+            self._tell_built(builds)
+            self._compiling = {other: word for other, word in self._compiling.items() if other != name}
 
     async def _prepare_database(self, server: EmbeddedServer, known: DevSecrets) -> Database:
         await prepare_database(
@@ -294,6 +315,8 @@ class Development:
         if event.type == "Normal":
             if event.reason in TOLD:
                 self._console.good(f"{name}: {event.message}")
+        elif event.reason is Reason.SOURCE_UNAVAILABLE and addon.full_name in self._compiling:
+            return  # It is being built.
         elif self._announced or event.reason is not Reason.NO_KERNELS:
             self._console.bad(f"{name}: {event.reason.value}: {event.message}")
 

@@ -20,6 +20,12 @@ def data_home() -> Path:
     return _user_data()
 
 
+def cache_home() -> Path:
+    """XDG_CACHE_HOME or ~/.cache, and in it metacore: what can be made again."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "metacore"
+
+
 def default_key_path() -> Path:
     """The private key that development signs with; its public half is `dev.pub` beside it."""
     return data_home() / "keys" / "dev.key"

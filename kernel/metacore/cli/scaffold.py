@@ -1,13 +1,27 @@
-"""The addon that `metacore bundle init` writes: small, declarative, and valid as it is."""
+"""The addon that `metacore bundle init` writes: small, and valid as it is; with code where a language is named."""
 
 from __future__ import annotations
 
 import json
 import re
+from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from metacore.errors import InvalidInput
 from metacore.manifest import names
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class Language(StrEnum):
+    """What `--lang` may say."""
+
+    NONE = "none"
+    GO = "go"
+    ASSEMBLYSCRIPT = "assemblyscript"
+    WAT = "wat"
+
 
 KERNEL_V2, KERNEL_V3 = ">=2.0.0 <3.0.0", ">=3.0.0 <4.0.0"
 
@@ -19,18 +33,28 @@ def key_from(name: str) -> str:
     return (word if len(word) > 1 else f"{word}_addon")[:48].rstrip("_")
 
 
-def scaffold(key: str, *, v2: bool = False) -> dict[str, bytes]:
+def scaffold(key: str, *, v2: bool = False, language: Language = Language.NONE) -> dict[str, bytes]:
     """The files of a new addon by path.
 
     Raises:
-        InvalidInput: the key cannot be one.
+        InvalidInput: the key cannot be one, or a version 2 manifest shall have code.
     """
     if not names.ADDON_KEY.fullmatch(key) or names.TENANT_SUFFIX.fullmatch(key) or key == "kernel":
         raise InvalidInput(f"{key!r} cannot be the key of an addon: it {names.ADDON_KEY_FORM}", code="key")
+    if v2 and language is not Language.NONE:
+        raise InvalidInput("code is written for version 3 manifests: leave out --v2 or --lang", code="v2")
     manifest = _v2(key) if v2 else _v3(key)
+    code: dict[str, bytes] = {}
+    if language is not Language.NONE:
+        _add_action(manifest, _model(key))
+        folder = TEMPLATES / language
+        files = sorted(place for place in folder.rglob("*") if place.is_file())
+        code = {f"code/{place.relative_to(folder).as_posix()}": place.read_bytes() for place in files}
+        code[".gitignore"] = b"/backend/\nnode_modules/\n"
     return {
         "manifest.json": json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n",
-        "README.md": _readme(key, _table(key) if v2 else _model(key)).encode(),
+        "README.md": _readme(key, _table(key) if v2 else _model(key), language).encode(),
+        **code,
     }
 
 
@@ -134,14 +158,27 @@ def _cut(key: str) -> str:
     return key[:45].rstrip("_")
 
 
-def _readme(key: str, model: str) -> str:
+def _add_action(manifest: dict[str, Any], model: str) -> None:
+    """The action `greet` on a row, run by the export of that name."""
+    manifest["backend"] = {"runtime": "wasm", "exports": ["greet"], "memory_limit_mb": 64, "timeout_ms": 5_000}
+    handler = {"type": "wasm", "function": "greet"}
+    manifest["contributions"]["actions"] = [
+        {"key": "greet", "label": "Greet", "target_model": model, "placement": "row", "handler": handler}
+    ]
+
+
+def _readme(key: str, model: str, language: Language) -> str:
+    kind = "that needs no code: its model is served as soon as it is installed"
+    after = f"The rows are then at `/api/dynamic/{model}`."
+    if language is not Language.NONE:
+        kind = "with code in `code/`, which `bundle build` compiles into `backend/backend.wasm`"
+        after += f" `POST /api/dynamic/{model}/<id>/action/greet` runs the code."
     return f"""# {_title(key)}
 
-An addon for Metacore that needs no code: its model is served as soon as it is installed.
+An addon for Metacore {kind}.
 
-    metacore bundle validate .
     metacore bundle build . -o {key}.tar.gz
     metacore bundle sign {key}.tar.gz
 
-The rows are then at `/api/dynamic/{model}`.
+{after}
 """

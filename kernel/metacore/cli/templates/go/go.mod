@@ -1,0 +1,3 @@
+module addon
+
+go 1.24
