@@ -68,9 +68,9 @@ format: $(STAMP) ## Format the code
 	@$(BIN)/ruff format .
 
 lock: $(BIN)/uv ## Pin requirements again
-	@for name in uv dev image go; do \
+	@for name in uv dev image go node; do \
 	  case $$name in \
-	    uv|go) input=requirements/$$name.in; extra= ;; \
+	    uv|go|node) input=requirements/$$name.in; extra= ;; \
 	    dev) input=pyproject.toml; extra="--all-extras --group dev" ;; \
 	    image) input="pyproject.toml requirements/image.in"; extra="--extra operator" ;; \
 	  esac; \

@@ -182,7 +182,7 @@ class Development:
                 self._console.step(f"{build.addon}: built and signed {build.path}")
 
     async def _compile(self) -> None:
-        """Build what needs a compiler while the kernel serves already; the folder is watched, so it is installed then."""
+        """Build what needs a compiler while the kernel serves already."""
         if not self._compiling or not await self._ready():
             return
         key = load_or_make_key(places.default_key_path())
