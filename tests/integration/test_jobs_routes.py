@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ from tests.tickets import make_bundle, signed, tickets_manifest
 
 from metacore.addons.handlers.compiled import FunctionCall
 from metacore.addons.jobs import retry
+from metacore.cli.main import main
 
 
 async def test_handlers_run_in_the_app_and_failed_ones_can_be_tried_again(
-    database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+    database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(retry, "FIRST_SECONDS", 0.02)
     monkeypatch.setattr(retry, "LONGEST_SECONDS", 0.05)
@@ -52,6 +54,12 @@ async def test_handlers_run_in_the_app_and_failed_ones_can_be_tried_again(
         retried = f"/api/metacore/jobs/{failed['id']}/retry"
         assert (await plane.client.post(retried)).status_code == 401
         assert (await plane.client.post(retried, headers=plane.eve)).status_code == 404
+        monkeypatch.setenv("METACORE_OWNER_DATABASE_URL", database_urls.owner)
+        assert await asyncio.to_thread(main, ["jobs", "list", "--status", "failed", "--json"]) == 0
+        assert [row["id"] for row in json.loads(capsys.readouterr().out)["jobs"]] == [failed["id"]]
+        assert await asyncio.to_thread(main, ["jobs", "list"]) == 0
+        assert "no_mail: the server is away" in capsys.readouterr().out
+        assert await asyncio.to_thread(main, ["jobs", "retry", "nope"]) == 1
         mended = True
         assert (await plane.client.post(retried, headers=plane.ada)).json()["data"]["status"] == "pending"
         await until("done")

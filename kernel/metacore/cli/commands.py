@@ -20,6 +20,7 @@ LAZY: Mapping[str, tuple[str, str, str]] = {
     "keys": ("metacore.cli.keys", "app", "Make and show signing keys."),
     "plan": ("metacore.cli.plan", "plan", "Show what installing a bundle would do."),
     "addons": ("metacore.cli.addons", "addons", "Show and change what is installed."),
+    "jobs": ("metacore.cli.jobs", "app", "Show jobs of addons, and try failed ones again."),
     "enforce": ("metacore.cli.enforce", "app", "Show who is in which mode, and what enforce would refuse."),
 }
 """Name: module, the function or Typer app in it, and its line in the help. One whose module does not exist is left out,

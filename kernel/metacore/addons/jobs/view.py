@@ -1,4 +1,7 @@
-"""What people see of jobs, and how they have a failed one tried again. Within one organization."""
+"""What people see of jobs, and how they have a failed one tried again.
+
+Within one organization; with None for it, and as the owner of the database, over all of them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from sqlalchemy import Table, func, select, update
+from sqlalchemy import ColumnElement, Table, func, select, update
 
 from metacore.db.database import Database
 from metacore.errors import Conflict, InvalidInput, NotFound
@@ -23,6 +26,7 @@ KINDS: Final = ("lifecycle", "schedule", "subscription", "event", "webhook")
 MAX_PER_PAGE: Final = 200
 SHOWN: Final = (
     "id",
+    "organization_id",
     "addon_key",
     "kind",
     "name",
@@ -52,7 +56,7 @@ class Page:
 
 
 async def jobs_of(
-    db: Database, organization_id: uuid.UUID, filters: Mapping[str, str], *, page: int = 1, per_page: int = 20
+    db: Database, organization_id: uuid.UUID | None, filters: Mapping[str, str], *, page: int = 1, per_page: int = 20
 ) -> Page:
     """The organization's jobs, newest first. `filters` are status, kind and addon; '' means all.
 
@@ -63,7 +67,7 @@ async def jobs_of(
         if filters.get(name) and filters[name] not in known:
             raise InvalidInput(f"{name} must be one of {', '.join(known)}, not {filters[name][:64]!r}")
     page, per_page = max(1, page), min(MAX_PER_PAGE, max(1, per_page))
-    mine = [JOBS.c.organization_id == organization_id]
+    mine = _of(organization_id)
     for name, column in (("status", JOBS.c.status), ("kind", JOBS.c.kind), ("addon", JOBS.c.addon_key)):
         if filters.get(name):
             mine.append(column == filters[name])
@@ -79,14 +83,14 @@ async def jobs_of(
         return Page([_plain(row) for row in rows.mappings()], total, page, per_page)
 
 
-async def try_again(db: Database, organization_id: uuid.UUID, job_id: uuid.UUID) -> dict[str, Any]:
+async def try_again(db: Database, organization_id: uuid.UUID | None, job_id: uuid.UUID) -> dict[str, Any]:
     """Have a failed job tried again at once, with all its tries before it. The job as it is then.
 
     Raises:
         NotFound: the organization has no such job.
         Conflict: it did not fail.
     """
-    mine = (JOBS.c.id == job_id, JOBS.c.organization_id == organization_id)
+    mine = (JOBS.c.id == job_id, *_of(organization_id))
     async with db.transaction(organization_id) as connection:
         changed = await connection.execute(
             update(JOBS)
@@ -100,6 +104,10 @@ async def try_again(db: Database, organization_id: uuid.UUID, job_id: uuid.UUID)
             raise Conflict(f"job {job_id} is {row['status']}; only a failed one can be tried again", code="not_failed")
         await job_rows.wake(connection)
     return _plain(row)
+
+
+def _of(organization_id: uuid.UUID | None) -> list[ColumnElement[bool]]:
+    return [JOBS.c.organization_id == organization_id] if organization_id is not None else []
 
 
 def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:
