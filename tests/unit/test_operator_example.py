@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from metacore.bundle.read import read_bundle
 from metacore.bundle.write import pack_folder
 from metacore.cli.dev_builds import BUILD_FROM
@@ -42,13 +44,13 @@ def test_the_bundle_carries_migration_frontend_and_readme() -> None:
     assert "README.md" in bundle.files
 
 
-def test_it_is_declared_and_built_from_its_sources() -> None:
+@pytest.mark.parametrize("key", ["journal", "orders", "pulse", "tickets"])
+def test_each_is_declared_and_built_from_its_sources(key: str) -> None:
     contents = read_folder(ADDONS)
 
     assert contents.broken == ()
-    (declared,) = contents.declared
-    version = json.loads(MANIFEST)["metadata"]["version"]
-    assert declared.addon.key == "tickets"
-    assert declared.addon.metadata.annotations[BUILD_FROM] == "tickets"
-    assert declared.addon.spec.source.path == f"dist/tickets-{version}.tar.gz"
+    (declared,) = [item for item in contents.declared if item.addon.key == key]
+    version = json.loads((ADDONS / key / "manifest.json").read_text("utf-8"))["metadata"]["version"]
+    assert declared.addon.metadata.annotations[BUILD_FROM] == key
+    assert declared.addon.spec.source.path == f"dist/{key}-{version}.tar.gz"
     assert declared.addon.spec.organizations.all
