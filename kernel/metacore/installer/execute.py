@@ -22,6 +22,7 @@ from metacore.db.roles import KERNEL_ROLE
 from metacore.errors import Conflict, InvalidInput
 from metacore.installer import (
     farewell,
+    guest_roles,
     lifecycle,
     migration_role,
     observe,
@@ -33,6 +34,7 @@ from metacore.installer import (
 )
 from metacore.installer.failures import sqlstate
 from metacore.installer.lifecycle import StoredSecret
+from metacore.installer.observe import driver_of
 from metacore.installer.pending import pending_migrations
 from metacore.installer.plan import Plan, build_plan, targets_of
 from metacore.installer.register import Wish
@@ -275,6 +277,7 @@ class Installer:
             attempt,
             bundle.digest,
             role=state.addon_role,
+            guests=lambda connection: self._guests(connection, bundle),
             point=self._point,
             progress=progress,
         )
@@ -297,17 +300,22 @@ class Installer:
                 ran.append(step)
             changes = self._settings(wish, state, organizations)
             reshaped = any(step.kind in RESHAPING for step in ran)
-            revision, made = await run.transact(
-                "install",
-                lambda connection: register.register(
+
+            async def finish(connection: AsyncConnection) -> tuple[int, dict[uuid.UUID, str]]:
+                if connection.dialect.name == "postgresql":
+                    await guest_roles.lock(await driver_of(connection))
+                done = await register.register(
                     connection,
                     wish,
                     joining=plan.organizations,
                     settings=changes,
                     sealer=self._sealer,
                     reshaped=reshaped,
-                ),
-            )
+                )
+                await self._guests(connection, bundle)
+                return done
+
+            revision, made = await run.transact("install", finish)
         finally:
             await run.close()
         return InstallReport(
@@ -338,6 +346,11 @@ class Installer:
                     await migration_role.end_sessions(connection, role)
             raise
 
+    async def _guests(self, connection: AsyncConnection, bundle: Bundle) -> None:
+        if connection.dialect.name == "postgresql":
+            driver = await driver_of(connection)
+            await guest_roles.sync(driver, guest_roles.need_of(bundle.manifest), self._kernel_role)
+
     async def _load(self, connection: AsyncConnection, bundle: Bundle, organizations: Sequence[uuid.UUID]) -> State:
         manifest, dialect = bundle.manifest, connection.dialect.name
 
@@ -356,6 +369,10 @@ class Installer:
         )
         if state.addon is not None and state.addon.version != manifest.version:
             state = await observe.load_requirements(connection, state)
+        if dialect == "postgresql":
+            need = guest_roles.need_of(manifest)
+            lacking = await guest_roles.pending(await driver_of(connection), need, self._kernel_role)
+            state = replace(state, guests=lacking)
         return state
 
     def _check(

@@ -13,6 +13,10 @@ RETRYABLE = frozenset(
         "55006",  # object_in_use
     }
 )
+TRANSIENT = (
+    "database is locked",  # SQLite
+    "tuple concurrently updated",  # Two statements about one row of a catalog, such as GRANT beside ALTER TABLE.
+)
 MAX_LENGTH = 500
 
 
@@ -44,4 +48,4 @@ def retryable(error: BaseException) -> bool:
     below = driver_error(error)
     if sqlstate(error) in RETRYABLE:
         return True
-    return "database is locked" in str(below)
+    return any(words in str(below) for words in TRANSIENT)

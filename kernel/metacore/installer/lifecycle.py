@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.db.database import Database
 from metacore.errors import Misconfigured, NotFound
-from metacore.installer import handlers, journal, observe, register, runner
+from metacore.installer import guest_roles, handlers, journal, observe, register, runner
 from metacore.installer.names import quoted
 from metacore.installer.observe import MARKS_SCHEMA, driver_of
 from metacore.installer.preflight import check_owner, check_removable
@@ -128,6 +128,7 @@ async def uninstall(
             check_removable(key, state, organizations)
             await journal.next_attempt(connection, key)
             await _leave(connection, key, state, organizations, drop=drop)
+            await _drop_guests(connection, key, kernel_role)
             return await register.raise_registry(connection)
 
     return await runner.patiently(once, step="uninstall")
@@ -169,6 +170,7 @@ async def remove(owner: Database, key: str, *, drop: bool, owner_uid: str, kerne
             check_owner(key, state, owner_uid)
             check_removable(key, state, state.installed)
             await _leave(connection, key, state, tuple(state.installed), drop=drop)
+            await _drop_guests(connection, key, kernel_role)
             await connection.execute(delete(JournalEntry).where(JournalEntry.addon_key == key))
             await connection.execute(delete(Addon).where(Addon.key == key))
             await connection.execute(delete(Bundle).where(Bundle.addon_key == key))
@@ -268,6 +270,13 @@ async def _drop_role(connection: AsyncConnection, key: str, state: State) -> Non
         role = quoted(state.addon_role)
         await driver.execute(f"DROP OWNED BY {role}")
         await driver.execute(f"DROP ROLE {role}")
+
+
+async def _drop_guests(connection: AsyncConnection, key: str, kernel_role: str) -> None:
+    """Once nobody has the addon, nothing runs as its guests any more, whether or not its data stays."""
+    if connection.dialect.name != "postgresql" or await register.installations_of(connection, key):
+        return
+    await guest_roles.sync(await driver_of(connection), guest_roles.Need(key), kernel_role)
 
 
 async def _drop_sqlite(

@@ -73,6 +73,9 @@ def build_plan(
     by_migrations = frozenset(
         effect.table for files in migrations.values() for file in files for effect in file.effects
     )
+    if state.guests:
+        reason = "guests run as roles that see their own tables and what was granted; the last step looks once more"
+        draft.steps.append(Step("guests", StepKind.GUESTS, state.guests, reason))
     if role and state.dialect == "postgresql":
         planned = _plan_role(manifest, planned, state, targets, draft)
     for target in targets:

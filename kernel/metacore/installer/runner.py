@@ -93,7 +93,8 @@ async def patiently(work: Callable[[], Awaitable[T]], *, step: str) -> T:
 
 
 class Runner:
-    """One attempt. `point` is called with a word where a test may want to interfere, and does nothing else."""
+    """One attempt. `guests` brings the roles of guests up to date in a transaction. `point` is called with a word where
+    a test may want to interfere, and does nothing else."""
 
     def __init__(
         self,
@@ -103,6 +104,7 @@ class Runner:
         digest: str,
         *,
         role: str,
+        guests: Callable[[AsyncConnection], Awaitable[None]],
         point: Callable[[str], None],
         progress: Callable[[str], None],
     ) -> None:
@@ -111,6 +113,7 @@ class Runner:
         self._attempt = attempt
         self._digest = digest
         self._role = role
+        self._guests = guests
         self._point = point
         self._progress = progress
         self._position = 0
@@ -173,6 +176,10 @@ class Runner:
         return result
 
     async def _statements(self, connection: AsyncConnection, step: Step) -> None:
+        if step.kind is StepKind.GUESTS:
+            # Not what was planned, but what is needed now: other addons' installations change these rights, too.
+            await self._guests(connection)
+            return
         for statement in step.statements:
             await connection.exec_driver_sql(statement)
         if step.kind is StepKind.SCHEMA:

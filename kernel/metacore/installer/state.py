@@ -74,6 +74,7 @@ class State:
     owner is a member of it, too.
     `installed` maps the organizations that have the addon to their installations, `organizations` are those that exist.
     `models` and `tables` map names to the other addon that serves them, `host` holds the names that the host serves.
+    `guests` are the statements that the roles of guests lack right now; see `metacore.installer.guest_roles`.
     """
 
     dialect: str = "postgresql"
@@ -91,6 +92,7 @@ class State:
     tables: Mapping[str, str] = field(default_factory=dict)
     host: frozenset[str] = frozenset()
     schemas: Mapping[str, SchemaFacts] = field(default_factory=dict)
+    guests: tuple[str, ...] = ()
 
     @property
     def owner_roles(self) -> tuple[str, ...]:

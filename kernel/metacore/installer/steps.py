@@ -14,6 +14,7 @@ from metacore.manifest.model import Capability, Column
 
 class StepKind(StrEnum):
     CLAIM = "claim"
+    GUESTS = "guests"
     ROLE = "role"
     SCHEMA = "schema"
     MIGRATION = "migration"
@@ -116,7 +117,8 @@ class Step:
     """One thing that happens completely or not at all.
 
     `name` is unique in a plan and names the thing, such as `table addon_tickets.tickets`. `statements` are shown as
-    they run; what steps of kind claim, migration, seed and install do beyond them is in `metacore.installer.runner`.
+    they run; what steps of kind claim, guests, migration, seed and install do beyond them is in
+    `metacore.installer.runner`.
     `transactional` is false for what PostgreSQL refuses inside a transaction (CONCURRENTLY).
     """
 
