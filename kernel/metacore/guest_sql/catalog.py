@@ -78,8 +78,9 @@ class Catalog:
     def secrets(self, relation: Relation) -> frozenset[str]:
         """Columns that no guest ever sees, whoever granted what."""
         if relation.of_kernel:
-            table = metadata.tables[relation.table]
-            return frozenset(table.columns.keys()) - frozenset(GUEST_COLUMNS.get(relation.table, ()))
+            shown = GUEST_COLUMNS.get(relation.table)
+            # Of other tables not even the names of columns are told.
+            return frozenset(metadata.tables[relation.table].columns.keys()).difference(shown) if shown else frozenset()
         addon = self._registry.snapshot.addons.get(relation.schema.removeprefix("addon_"))
         if addon is None:
             return frozenset()

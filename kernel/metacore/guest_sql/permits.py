@@ -17,8 +17,6 @@ from metacore.installer import names
 from metacore.wasm.abi import HostCode
 
 READ, WRITE = CapabilityKind.DB_READ, CapabilityKind.DB_WRITE
-EXCLUDED = "excluded"
-"""What ON CONFLICT calls the row that was to be inserted: the guest's own values."""
 
 
 class SqlGate(Gate, Protocol):
@@ -43,10 +41,10 @@ class Permits:
         """
         if judgement.kind is not StatementKind.SELECT:
             _refuse_other_organizations(judgement, values, context.organization_id)
+        self._refuse_secrets(own, judgement, context)
         for kind, relations in ((WRITE, judgement.writes), (READ, judgement.reads)):
             for relation in sorted(relations, key=lambda found: found.target):
                 self._ask(kind, relation, context)
-        self._refuse_secrets(own, judgement, context)
         database = await self._catalog.database_name()
         if self._gate.mode_of(context.addon_key) is Mode.ENFORCE:
             return names.guest_role(database, context.addon_key)
@@ -79,8 +77,8 @@ class Permits:
                 )
                 self._never(access, f"column {relation.target}.{column} is secret")
             if _stars(judgement, relation, ours=ours):
-                hidden = ", ".join(sorted(secrets))
-                raise Refused(HostCode.FORBIDDEN, f"* would read secret columns of {relation.target}: all but {hidden}")
+                message = f"* would read secret columns of {relation.target}: name the columns"
+                raise Refused(HostCode.FORBIDDEN, message)
 
     def _never(self, access: Access, reason: str) -> None:
         self._gate.record_refused(access, reason)
@@ -109,8 +107,6 @@ def _means(judgement: Judgement, qualifier: str, relation: Relation, ours: bool)
     """Whether a column behind `qualifier` could be one of `relation`: unless another relation is called so."""
     if not qualifier:
         return True
-    if qualifier == EXCLUDED:
-        return False
     called = {target for target, alias in judgement.aliases if alias == qualifier}
     name = relation.table if ours else relation.target
     return name in called or not called

@@ -142,6 +142,8 @@ async def _driver(transaction: Transaction) -> Connection:
     """
     if transaction.failed:
         raise Refused(HostCode.NO_ACTIVE_TX, "the action's transaction failed; nothing more can be done in it")
+    if transaction.connection.closed:
+        raise Refused(HostCode.NO_ACTIVE_TX, "the action's transaction is over")
     raw = await transaction.connection.get_raw_connection()
     driver = raw.driver_connection
     assert isinstance(driver, asyncpg.Connection)
