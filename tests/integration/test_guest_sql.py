@@ -62,46 +62,47 @@ async def test_nothing_found_is_an_empty_list_with_columns(world: GuestWorld) ->
     assert parsed(reply) == {"rows": [], "rowCount": 0, "columns": [{"name": "title", "type": "varchar"}]}
 
 
-@pytest.mark.parametrize(
-    ("expression", "expected", "kind"),
-    [
-        ("NULL", None, "text"),
-        ("true", True, "bool"),
-        ("9223372036854775807", 2**63 - 1, "int8"),
-        ("12345678901234567890.123456789", decimal.Decimal("12345678901234567890.123456789"), "numeric"),
-        ("'NaN'::numeric", "NaN", "numeric"),
-        ("0.1::float8", 0.1, "float8"),
-        ("'Infinity'::float8", "Infinity", "float8"),
-        ("'é🙂\"\\'", 'é🙂"\\', "text"),
-        ("'2026-01-02'::date", "2026-01-02", "date"),
-        ("'2026-01-02 03:04:05.678+02'::timestamptz", "2026-01-02T01:04:05.678+00:00", "timestamptz"),
-        ("'2026-01-02 03:04:05'::timestamp", "2026-01-02T03:04:05", "timestamp"),
-        ("'infinity'::timestamptz", "infinity", "timestamptz"),
-        ("'03:04'::time", "03:04:00", "time"),
-        ("'1 day 2 hours'::interval", "1 day 02:00:00", "interval"),
-        ("'0b0c0d0e-0000-4000-8000-000000000001'::uuid", "0b0c0d0e-0000-4000-8000-000000000001", "uuid"),
-        ("'\\xdeadbeef'::bytea", "\\xdeadbeef", "bytea"),
-        ("'{\"b\": [1, null]}'::jsonb", {"b": [1, None]}, "jsonb"),
-        ("'[1, 2]'::json", [1, 2], "json"),
-        ("ARRAY[[1, 2], [3, 4]]", [[1, 2], [3, 4]], "int4[]"),
-        ("ARRAY['a', NULL]", ["a", None], "text[]"),
-        ("ROW(1, 'a')", {"f1": 1, "f2": "a"}, "record"),
-        ("'good'::mood", "good", "mood"),
-        ("int4range(1, 5)", "[1,5)", "int4range"),
-        ("'10.0.0.0/8'::cidr", "10.0.0.0/8", "cidr"),
-        ("'(1,2)'::point", "(1,2)", "point"),
-        ("B'101'", "101", "bit"),
-        ("to_tsvector('english', 'a cat')", "'cat':2", "tsvector"),
-    ],
+TYPES = (
+    ("NULL", None, "text"),
+    ("true", True, "bool"),
+    ("9223372036854775807", 2**63 - 1, "int8"),
+    ("12345678901234567890.123456789", decimal.Decimal("12345678901234567890.123456789"), "numeric"),
+    ("'NaN'::numeric", "NaN", "numeric"),
+    ("0.1::float8", 0.1, "float8"),
+    ("'Infinity'::float8", "Infinity", "float8"),
+    ("'é🙂\"\\'", 'é🙂"\\', "text"),
+    ("'2026-01-02'::date", "2026-01-02", "date"),
+    ("'2026-01-02 03:04:05.678+02'::timestamptz", "2026-01-02T01:04:05.678+00:00", "timestamptz"),
+    ("'2026-01-02 03:04:05'::timestamp", "2026-01-02T03:04:05", "timestamp"),
+    ("'infinity'::timestamptz", "infinity", "timestamptz"),
+    ("'03:04'::time", "03:04:00", "time"),
+    ("'1 day 2 hours'::interval", "1 day 02:00:00", "interval"),
+    ("'0b0c0d0e-0000-4000-8000-000000000001'::uuid", "0b0c0d0e-0000-4000-8000-000000000001", "uuid"),
+    ("'\\xdeadbeef'::bytea", "\\xdeadbeef", "bytea"),
+    ("'{\"b\": [1, null]}'::jsonb", {"b": [1, None]}, "jsonb"),
+    ("'[1, 2]'::json", [1, 2], "json"),
+    ("ARRAY[[1, 2], [3, 4]]", [[1, 2], [3, 4]], "int4[]"),
+    ("ARRAY['a', NULL]", ["a", None], "text[]"),
+    ("ROW(1, 'a')", {"f1": 1, "f2": "a"}, "record"),
+    ("'good'::mood", "good", "mood"),
+    ("int4range(1, 5)", "[1,5)", "int4range"),
+    ("'10.0.0.0/8'::cidr", "10.0.0.0/8", "cidr"),
+    ("'(1,2)'::point", "(1,2)", "point"),
+    ("B'101'", "101", "bit"),
+    ("to_tsvector('english', 'a cat')", "'cat':2", "tsvector"),
 )
-async def test_every_type_becomes_json(world: GuestWorld, expression: str, expected: object, kind: str) -> None:
-    reply = await world.query(f"SELECT {expression} AS v")
-    assert isinstance(reply, HostReply), reply
-    data = json.loads(orjson.dumps(reply.data), parse_float=decimal.Decimal)
-    if isinstance(expected, float):
-        expected = decimal.Decimal(repr(expected))
-    assert data["rows"] == [{"v": expected}]
-    assert data["columns"] == [{"name": "v", "type": kind}]
+
+
+async def test_every_type_becomes_json(world: GuestWorld) -> None:
+    expected: object
+    for expression, expected, kind in TYPES:
+        reply = await world.query(f"SELECT {expression} AS v")
+        assert isinstance(reply, HostReply), reply
+        data = json.loads(orjson.dumps(reply.data), parse_float=decimal.Decimal)
+        if isinstance(expected, float):
+            expected = decimal.Decimal(repr(expected))
+        assert data["rows"] == [{"v": expected}]
+        assert data["columns"] == [{"name": "v", "type": kind}]
 
 
 async def test_a_change_tells_what_it_did(world: GuestWorld) -> None:
@@ -197,71 +198,68 @@ async def test_arguments_take_the_type_of_their_place(world: GuestWorld) -> None
     ]
 
 
-@pytest.mark.parametrize(
-    ("sql", "args", "words"),
-    [
-        ("SELECT $1::int4", [2**31], "argument 1 is an integer"),
-        ("SELECT $1::int8", [2**63], "argument 1 does not fit"),
-        ("SELECT $1::int8", [1.5], "argument 1 is a float"),
-        ("SELECT $1::int8", ["1"], "argument 1 is a string"),
-        ("SELECT $1::int8", [True], "argument 1 is a bool"),
-        ("SELECT $1::text", [5], "argument 1 is an integer; its place in the statement takes text"),
-        ("SELECT $1::bool", [1], "argument 1 is an integer"),
-        ("SELECT $1::uuid", ["nonsense"], "argument 1 is a string; its place in the statement takes uuid"),
-        ("SELECT $1::timestamptz", ["tomorrow"], "timestamptz"),
-        ("SELECT $1::date", [{"$uuid": "0b0c0d0e-0000-4000-8000-000000000001"}], "$uuid"),
-        ("SELECT $1::jsonb", ["{"], "no JSON text"),
-        ("SELECT $1::interval", [5], "interval"),
-        ("SELECT $1::text, $2::text", ["a", "b\x00c"], "argument 2 holds a NUL"),
-        ("SELECT $1::text", [["a"]], "argument 1 must be"),
-        ("SELECT $1::text", [{"a": 1}], "argument 1 must be"),
-        ("SELECT $1::text", [{"$uuid": "x", "$ts": "y"}], "argument 1 must be"),
-        ("SELECT $1::bytea", [{"$bytes": "no base64!"}], "$bytes"),
-        ("SELECT $1::uuid", [{"$uuid": "x"}], "$uuid"),
-        ("SELECT $1::timestamptz", [{"$ts": "2026-01-02T03:04:05"}], "$ts"),
-        ("SELECT $1::timestamptz", [{"$ts": 5}], "argument 1 must be"),
-        ("SELECT 'good'::mood = $1", [5], "mood"),
-    ],
+MISFITS = (
+    ("SELECT $1::int4", [2**31], "argument 1 is an integer"),
+    ("SELECT $1::int8", [2**63], "argument 1 does not fit"),
+    ("SELECT $1::int8", [1.5], "argument 1 is a float"),
+    ("SELECT $1::int8", ["1"], "argument 1 is a string"),
+    ("SELECT $1::int8", [True], "argument 1 is a bool"),
+    ("SELECT $1::text", [5], "argument 1 is an integer; its place in the statement takes text"),
+    ("SELECT $1::bool", [1], "argument 1 is an integer"),
+    ("SELECT $1::uuid", ["nonsense"], "argument 1 is a string; its place in the statement takes uuid"),
+    ("SELECT $1::timestamptz", ["tomorrow"], "timestamptz"),
+    ("SELECT $1::date", [{"$uuid": "0b0c0d0e-0000-4000-8000-000000000001"}], "$uuid"),
+    ("SELECT $1::jsonb", ["{"], "no JSON text"),
+    ("SELECT $1::interval", [5], "interval"),
+    ("SELECT $1::text, $2::text", ["a", "b\x00c"], "argument 2 holds a NUL"),
+    ("SELECT $1::text", [["a"]], "argument 1 must be"),
+    ("SELECT $1::text", [{"a": 1}], "argument 1 must be"),
+    ("SELECT $1::text", [{"$uuid": "x", "$ts": "y"}], "argument 1 must be"),
+    ("SELECT $1::bytea", [{"$bytes": "no base64!"}], "$bytes"),
+    ("SELECT $1::uuid", [{"$uuid": "x"}], "$uuid"),
+    ("SELECT $1::timestamptz", [{"$ts": "2026-01-02T03:04:05"}], "$ts"),
+    ("SELECT $1::timestamptz", [{"$ts": 5}], "argument 1 must be"),
+    ("SELECT 'good'::mood = $1", [5], "mood"),
 )
-async def test_an_argument_that_does_not_fit_is_named_and_never_shown(
-    world: GuestWorld, sql: str, args: list[Any], words: str
-) -> None:
-    refusal = await world.refused(sql, *args)
-    assert refusal.code == HostCode.ARG_DECODE, refusal
-    assert words in refusal.message
-    assert "nonsense" not in refusal.message
 
 
-@pytest.mark.parametrize("args", [[], ["a", "b"], ["a", None, None]])
-async def test_as_many_arguments_as_the_statement_asks_for(world: GuestWorld, args: list[Any]) -> None:
-    refusal = await world.refused("SELECT $1::text WHERE $1 <> ''", *args)
-    assert refusal.code == HostCode.ARG_COUNT_MISMATCH
-    assert f"takes 1 arguments, {len(args)} were given" in refusal.message
+async def test_an_argument_that_does_not_fit_is_named_and_never_shown(world: GuestWorld) -> None:
+    args: list[Any]
+    for sql, args, words in MISFITS:
+        refusal = await world.refused(sql, *args)
+        assert refusal.code == HostCode.ARG_DECODE, refusal
+        assert words in refusal.message
+        assert "nonsense" not in refusal.message
+
+
+async def test_as_many_arguments_as_the_statement_asks_for(world: GuestWorld) -> None:
+    for args in ((), ("a", "b"), ("a", None, None)):
+        refusal = await world.refused("SELECT $1::text WHERE $1 <> ''", *args)
+        assert refusal.code == HostCode.ARG_COUNT_MISMATCH
+        assert f"takes 1 arguments, {len(args)} were given" in refusal.message
     assert (await world.refused("SELECT $2::text", "a", "b")).code == HostCode.INVALID_SQL
 
 
 # -- errors
 
 
-@pytest.mark.parametrize(
-    ("sql", "code", "sqlstate", "words"),
-    [
-        ("SELECT nothing FROM notes", HostCode.INVALID_SQL, "42703", "nothing"),
-        ("SELECT lower(1)", HostCode.INVALID_SQL, "42883", "lower"),
-        ("SELECT title + 1 FROM notes", HostCode.INVALID_SQL, "42883", "operator"),
-        ("SELECT title, count(*) FROM notes", HostCode.INVALID_SQL, "42803", "GROUP BY"),
-        ("SELECT 1 / (rank - 1) FROM notes", HostCode.DB_ERROR, "22012", "division by zero"),
-        ("SELECT title::int FROM notes", HostCode.DB_ERROR, "22P02", "integer"),
-        ("SELECT * FROM addon_orders.absent", HostCode.INVALID_SQL, "42P01", "absent"),
-    ],
+BROKEN = (
+    ("SELECT nothing FROM notes", HostCode.INVALID_SQL, "42703", "nothing"),
+    ("SELECT lower(1)", HostCode.INVALID_SQL, "42883", "lower"),
+    ("SELECT title + 1 FROM notes", HostCode.INVALID_SQL, "42883", "operator"),
+    ("SELECT title, count(*) FROM notes", HostCode.INVALID_SQL, "42803", "GROUP BY"),
+    ("SELECT 1 / (rank - 1) FROM notes", HostCode.DB_ERROR, "22012", "division by zero"),
+    ("SELECT title::int FROM notes", HostCode.DB_ERROR, "22P02", "integer"),
+    ("SELECT * FROM addon_orders.absent", HostCode.INVALID_SQL, "42P01", "absent"),
 )
-async def test_what_postgresql_refuses_is_told(
-    world: GuestWorld, sql: str, code: HostCode, sqlstate: str, words: str
-) -> None:
-    refusal = await world.refused(sql)
-    assert (refusal.code, refusal.sqlstate) == (code, sqlstate)
-    assert words in refusal.message
-    assert "metacore row" not in refusal.message
+
+
+async def test_what_postgresql_refuses_is_told(world: GuestWorld) -> None:
+    for sql, code, sqlstate, words in BROKEN:
+        refusal = await world.refused(sql)
+        assert (refusal.code, refusal.sqlstate) == (code, sqlstate)
+        assert words in refusal.message
+        assert "metacore row" not in refusal.message
 
 
 async def test_a_broken_rule_of_a_table_is_told_with_its_sqlstate_and_without_values(world: GuestWorld) -> None:
@@ -312,7 +310,7 @@ async def test_rows_beyond_the_limit_are_left_out_and_told(world: GuestWorld) ->
     assert isinstance(reply, HostReply)
     assert reply.meta is not None
     assert (parsed(reply)["rowCount"], reply.meta["truncated"]) == (10_000, False)
-    reply = await world.query("SELECT n FROM generate_series(1, 10000000) AS n")
+    reply = await world.query("SELECT n FROM generate_series(1, 10002) AS n")
     assert isinstance(reply, HostReply)
     assert reply.meta is not None
     data = parsed(reply)
@@ -329,19 +327,14 @@ async def test_a_change_that_returns_too_many_rows_is_taken_back(world: GuestWor
     assert (await world.changed(insert, own))["rowsAffected"] == 10_001
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
+async def test_more_bytes_than_a_reply_holds_are_refused(world: GuestWorld) -> None:
+    for sql in (
         "SELECT repeat('x', 9000000) AS v",
         "SELECT repeat('x', 5000000) AS v FROM generate_series(1, 2)",
         "SELECT repeat('x', 2000) AS v FROM generate_series(1, 9000)",
         "SELECT repeat(E'\\n', 4300000) AS v",
-    ],
-    ids=["one value", "two rows", "many rows", "escapes"],
-)
-async def test_more_bytes_than_a_reply_holds_are_refused(world: GuestWorld, sql: str) -> None:
-    refusal = await world.refused(sql)
-    assert refusal.code == HostCode.PAYLOAD_TOO_LARGE
+    ):
+        assert (await world.refused(sql)).code == HostCode.PAYLOAD_TOO_LARGE, sql
 
 
 async def test_the_largest_reply_fits_the_envelope(world: GuestWorld) -> None:
@@ -445,31 +438,31 @@ STATE = text(
 )
 
 
-@pytest.mark.parametrize(
-    ("sql", "writing"),
-    [
-        ("UPDATE notes SET rank = 3", True),
-        ("UPDATE notes SET rank = 3 RETURNING id", True),
-        ("UPDATE notes SET rank = 1 / (rank - rank)", True),
-        ("UPDATE notes SET organization_id = NULL", True),
-        ("DELETE FROM addon_orders.safes", True),
-        ("SELECT title FROM notes", False),
-        ("SELECT 1 / 0", False),
-        ("SELECT nothing", False),
-        ("SELECT a FROM accounts a", False),
-    ],
+STATEMENTS = (
+    ("UPDATE notes SET rank = 3", True),
+    ("UPDATE notes SET rank = 3 RETURNING id", True),
+    ("UPDATE notes SET rank = 1 / (rank - rank)", True),
+    ("UPDATE notes SET organization_id = NULL", True),
+    ("DELETE FROM addon_orders.safes", True),
+    ("SELECT title FROM notes", False),
+    ("SELECT 1 / 0", False),
+    ("SELECT nothing", False),
+    ("SELECT a FROM accounts a", False),
 )
-async def test_an_actions_transaction_comes_back_as_it_was(world: GuestWorld, sql: str, writing: bool) -> None:
-    async with world.transaction() as transaction:
-        before = (await transaction.connection.execute(STATE)).one()
-        run = world.sql.execute if writing else world.sql.query
-        await run(world.call(transaction), sql, [])
-        assert (await transaction.connection.execute(STATE)).one() == before
-        # The kernel's own statements go on, on tables that no guest may see.
-        await transaction.connection.execute(text("UPDATE organizations SET name = name"))
-        assert not transaction.failed
-        assert not transaction.lock.locked()
-    assert await session_leaks(world.kernel) == []
+
+
+async def test_an_actions_transaction_comes_back_as_it_was(world: GuestWorld) -> None:
+    for sql, writing in STATEMENTS:
+        async with world.transaction() as transaction:
+            before = (await transaction.connection.execute(STATE)).one()
+            run = world.sql.execute if writing else world.sql.query
+            await run(world.call(transaction), sql, [])
+            assert (await transaction.connection.execute(STATE)).one() == before
+            # The kernel's own statements go on, on tables that no guest may see.
+            await transaction.connection.execute(text("UPDATE organizations SET name = name"))
+            assert not transaction.failed
+            assert not transaction.lock.locked()
+        assert await session_leaks(world.kernel) == []
 
 
 async def test_calls_of_one_guest_wait_for_each_other(world: GuestWorld) -> None:
