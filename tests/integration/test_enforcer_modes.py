@@ -187,7 +187,7 @@ async def test_only_who_administers_the_installation_may_ask(database_urls: Data
         ada = await register(closed.client, "ada@example.com")
         refused = await closed.client.put(MODE, json={"mode": "enforce"}, headers=ada)
         assert (refused.status_code, refused.json()["code"]) == (403, "not_an_administrator")
-        assert "METACORE_MODE_ORGANIZATIONS" in refused.json()["message"]
+        assert "mode_organizations" in refused.json()["message"]
         agent = {"name": "Bob", "email": "bob@example.com", "password": "correct horse battery", "role": "agent"}
         assert (await closed.client.post("/api/users", json=agent, headers=ada)).status_code == 201
         login = await closed.client.post("/api/auth/login", json=agent)

@@ -72,7 +72,7 @@ def build_enforcement_router(services: EnforcementServices, authenticated: Princ
         if not services.organizations & {ANY_ORGANIZATION, str(principal.organization_id)}:
             raise PermissionDenied(
                 "permission denied: the mode holds for every organization, and yours does not administer this"
-                " installation; METACORE_MODE_ORGANIZATIONS names those that do",
+                " installation; the setting mode_organizations names those that do",
                 code="not_an_administrator",
             )
         wish = _read_mode(services.addons.records.parse_body(await request.body()))
