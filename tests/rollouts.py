@@ -73,7 +73,8 @@ class Rolled:
     # What happens
 
     def make(self, count: int = 1) -> None:
-        """New pods of the template, not ready yet."""
+        """New pods of the template, not ready yet. Old ones that fail go first, as the controller has it."""
+        self.pods = [(template, item) for template, item in self.pods if template == self.template or not item.problem]
         for _ in range(count):
             name = f"{self.template}-{sum(template == self.template for template, _ in self.pods)}"
             self.pods.append((self.template, pod(name, self.stamp, ready=False)))

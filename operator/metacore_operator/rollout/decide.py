@@ -1,6 +1,6 @@
 """What to do about the mode, from what is wished for, remembered and seen. Pure.
 
-Guards stand before enforcing only. The way to shadow is open at any time: it is how people undo what enforcement broke.
+Guards stand before enforcing only. The way to shadow has none: it is how people undo what enforcement broke.
 """
 
 from __future__ import annotations
