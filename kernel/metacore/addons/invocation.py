@@ -27,11 +27,14 @@ HandlerKind = Literal["wasm", "webhook", "compiled", "connector", "noop"]
 @dataclass(frozen=True, slots=True)
 class Handler:
     """What to run: `function` is the export of a wasm handler or the name of a compiled one, `url` where a webhook is
-    sent, relative to the addon's backend when it begins with `/`."""
+    sent, relative to the addon's backend when it begins with `/`. `method` is for webhooks alone; `timeout` is in
+    seconds, 0 for what the manifest's backend says."""
 
     kind: HandlerKind
     function: str = ""
     url: str = ""
+    method: str = "POST"
+    timeout: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,17 @@
 """Actions over HTTP (contract 7): `POST /dynamic/{model}/{id}/action/{key}`, and the same without a row."""
 
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from metacore.addons.actions import ActionOutcome, ActionService
-from metacore.api import envelope
+from metacore.addons.actions import ActionService
 from metacore.api.deps import PrincipalDependency
-from metacore.api.errors import STATUS
 from metacore.api.model_schemas import OPTIONAL_OBJECT_BODY
 from metacore.api.records import RecordsEndpoint
+from metacore.api.results import result_reply
 from metacore.api.route import KernelRoute
-from metacore.errors import PermissionDenied, Refused
 from metacore.identity import Principal
 from metacore.ids import parse_uuid
 
@@ -27,7 +25,8 @@ def build_actions_router(
     async def answer(request: Request, principal: Principal, model: str, row_id: UUID | None, key: str) -> Response:
         body = await request.body()
         given = records.parse_body(body) if body.strip() else {}
-        return _reply(await actions.execute(principal, model, row_id, key, given))
+        outcome = await actions.execute(principal, model, row_id, key, given)
+        return result_reply(outcome.result, outcome.meta, forbidden=outcome.forbidden)
 
     async def on_collection(request: Request, model: str, key: str, principal: Caller) -> Response:
         return await answer(request, principal, model, None, key)
@@ -50,21 +49,3 @@ def build_actions_router(
                 openapi_extra=OPTIONAL_OBJECT_BODY,
             )
     return router
-
-
-def _reply(outcome: ActionOutcome) -> Response:
-    """`{success, data?, error?, meta}`: 200, 422 when the addon declined, 403 when it was not granted what it did."""
-    result = outcome.result
-    body: dict[str, Any] = {"success": result.success}
-    if result.data is not None or result.success:
-        body["data"] = result.data
-    if not result.success:
-        # Beside the error of contract 7 stands what every failure has (contract 1).
-        body |= {
-            "message": result.message,
-            "code": result.code,
-            "error": {"code": result.code, "message": result.message},
-        }
-    body["meta"] = outcome.meta
-    failed = STATUS[PermissionDenied] if outcome.forbidden else STATUS[Refused]
-    return envelope.raw(envelope.dumps(body), status=200 if result.success else failed)

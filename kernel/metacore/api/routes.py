@@ -26,6 +26,7 @@ from metacore.api.options import build_options_router
 from metacore.api.outside import OutsideServices
 from metacore.api.permissions import build_permissions_router
 from metacore.api.records import RecordsEndpoint, build_records_router
+from metacore.api.tools import build_tools_router
 from metacore.api.transfer import build_transfer_router
 from metacore.api.users import build_users_router
 from metacore.api.ws import build_ws_router
@@ -107,6 +108,7 @@ def kernel_routes(
         build_installations_router(services.addons, services.principal),
         build_jobs_router(services.addons, services.principal),
         build_enforcement_router(services.enforcement, services.principal),
+        build_tools_router(services.outside.tools, services.addons, services.principal),
         build_hooks_router(services.outside.hooks),
         build_connectors_router(services.outside.connectors, services.addons, services.principal),
         build_options_router(services.options, services.search, services.facets, services.principal),

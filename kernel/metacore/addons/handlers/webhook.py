@@ -30,15 +30,18 @@ class WebhookRuns:
         invocation = run.invocation
         manifest = await self._manifest(run)
         backend = manifest.backend
-        timeout = min((backend.timeout_ms if backend is not None else 10_000) / 1000, MAX_SECONDS)
+        handler = invocation.handler
+        timeout = handler.timeout or (backend.timeout_ms if backend is not None else 10_000) / 1000
         reply = await self._caller.call(
             run.context,
             BackendCall(
                 manifest=manifest,
-                url=invocation.handler.url,
-                body=encoded(invocation.payload),
+                url=handler.url,
+                method=handler.method,
+                # What a GET has to say stands in its URL.
+                body=b"" if handler.method == "GET" else encoded(invocation.payload),
                 event=invocation.name,
-                timeout=timeout,
+                timeout=min(timeout, MAX_SECONDS),
                 id=invocation.id,
             ),
         )
