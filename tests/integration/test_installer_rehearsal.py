@@ -15,7 +15,7 @@ from tests.tickets import TRUSTED, make_bundle, read, signed, tickets_manifest
 
 from metacore.db.database import Database
 from metacore.errors import Unavailable
-from metacore.installer import scratch
+from metacore.installer import names, scratch
 from metacore.installer.blueprint import draw
 from metacore.installer.execute import Installer
 from metacore.installer.steps import Impact, Rehearsal, RiskKind
@@ -76,7 +76,7 @@ async def left_behind(owner: Database) -> list[str]:
     rows = await owner.postgres.fetch(
         "SELECT nspname AS name FROM pg_namespace WHERE nspname LIKE 'scratch%'"
         " UNION ALL SELECT rolname FROM pg_roles WHERE starts_with(rolname, $1)",
-        scratch.scratch_role(await owner.postgres.fetchval("SELECT current_database()"), ""),
+        names.scratch_role(await owner.postgres.fetchval("SELECT current_database()"), ""),
     )
     return [row["name"] for row in rows]
 
@@ -322,3 +322,16 @@ async def test_sqlite_has_nothing_to_try(sqlite_db: Database) -> None:
 def test_an_impact_is_json() -> None:
     impact = Impact("a.sql:1", "ALTER TABLE", "s.t", "AccessExclusiveLock", rewrites=True, scans=True, rows=5)
     assert Rehearsal(impacts=(impact,)).as_json()["impacts"][0]["lock"] == "AccessExclusiveLock"
+
+
+async def test_a_sweep_takes_no_other_roles_of_addons(owner_db: Database, database_urls: DatabaseUrls) -> None:
+    organization = await make_organization(owner_db)
+    installer = await installed(owner_db, organization)
+    query = "SELECT rolname FROM pg_roles WHERE rolname LIKE 'mc__%' ORDER BY 1"
+    before = await owner_db.postgres.fetch(query)
+    made = [names.role_name, names.guest_role, names.shadow_role, names.scratch_role]
+    assert len({make(database_urls.name, "tickets") for make in made}) == len(made)
+
+    assert await installer.sweep() == 0
+
+    assert await owner_db.postgres.fetch(query) == before

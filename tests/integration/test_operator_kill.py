@@ -17,8 +17,7 @@ from tests.tickets import TICKETS, read, tickets_manifest
 
 from metacore.db.database import Database
 from metacore.installer.execute import Installer
-from metacore.installer.names import role_name
-from metacore.installer.scratch import scratch_role
+from metacore.installer.names import role_name, scratch_role
 
 forks = multiprocessing.get_context("forkserver")
 forks.set_forkserver_preload(["tests.killed_operator"])

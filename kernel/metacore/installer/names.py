@@ -32,6 +32,11 @@ def guest_role(database: str, key: str) -> str:
     return f"mcg_{_database_mark(database)}_{key}"
 
 
+def scratch_role(database: str, key: str) -> str:
+    """The role that owns the copy of an addon's schema while its migrations are tried."""
+    return f"mcr_{_database_mark(database)}_{key}"
+
+
 def shadow_role(database: str, key: str) -> str:
     """The role that an addon's guests run as in shadow: `guest_role`, and every tenant-scoped table of any addon."""
     return f"mcs_{_database_mark(database)}_{key}"

@@ -7,7 +7,6 @@ is free, and whoever sweeps next takes them away: the next rehearsal of that add
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -21,10 +20,9 @@ from metacore.db.roles import scram_verifier
 from metacore.errors import Unavailable
 from metacore.installer.blueprint import Blueprint, draw
 from metacore.installer.migration_role import LOGIN_LIFE, SESSION
-from metacore.installer.names import quoted
+from metacore.installer.names import quoted, scratch_role
 
 SCHEMA_PREFIX = "scratch_"
-ROLE_PREFIX = "mcs_"
 COPIED_ROWS = 1_000
 """Rows of a table that are copied: enough that a cast or a constraint meets real values, and quick."""
 COPIED_BYTES = 8 * 1024 * 1024
@@ -51,11 +49,6 @@ class Scratch:
     role: str
     connection: asyncpg.Connection[asyncpg.Record]
     sizes: dict[str, Size]
-
-
-def scratch_role(database: str, key: str) -> str:
-    """Roles belong to a whole server, so the database is part of the name."""
-    return f"{ROLE_PREFIX}{hashlib.sha256(database.encode()).hexdigest()[:8]}_{key}"
 
 
 def scratch_schema(key: str) -> str:
