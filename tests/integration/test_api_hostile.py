@@ -74,7 +74,7 @@ async def target(place: DatabaseUrls | Path) -> AsyncIterator[Target]:
 
 @asynccontextmanager
 async def on_postgres(urls: DatabaseUrls) -> AsyncIterator[Target]:
-    async with control_plane(urls, request_wait=0.0) as plane:
+    async with control_plane(urls, request_wait=0.0, mode_organizations=("*",)) as plane:
         for headers in (plane.ada, plane.eve):
             await plane.install(headers, *signed(zoo_bundle()), key="zoo")
         assert await plane.worker.run_pending() == 2
@@ -85,7 +85,9 @@ async def on_postgres(urls: DatabaseUrls) -> AsyncIterator[Target]:
 @asynccontextmanager
 async def on_sqlite(folder: Path) -> AsyncIterator[Target]:
     web = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    config = AppConfig(database=f"sqlite:///{folder / 'zoo.db'}", jwt_secret=SECRET, request_wait=0.0)
+    config = AppConfig(
+        database=f"sqlite:///{folder / 'zoo.db'}", jwt_secret=SECRET, request_wait=0.0, mode_organizations=("*",)
+    )
     App(config).register_model(MODEL, lambda: Creature).mount(web)
     async with started(web) as client:
         ada, eve = await register(client, "ada@example.com"), await register(client, "eve@example.com")
