@@ -170,6 +170,35 @@ async def test_in_enforce_an_ungranted_operation_is_403_with_the_envelope(databa
         assert copes.status_code == 200
 
 
+@pytest.mark.parametrize("enforce", [False, True], ids=["shadow", "enforce"])
+async def test_an_action_on_the_model_of_another_addon_needs_to_read_it(
+    database_urls: DatabaseUrls, enforce: bool
+) -> None:
+    def helper(key: str, *grants: dict[str, str]) -> dict[str, Any]:
+        manifest = workshop.workshop_manifest(key=key, name=key, models=[], capabilities=list(grants))
+        action = {"key": key, "target_model": "workshop.Order", "handler": {"type": "wasm", "function": "echo"}}
+        return manifest | {"contributions": {"actions": [action]}}
+
+    async with control_plane(database_urls, enforce=enforce) as plane:
+        await workshop.install(plane, plane.ada)
+        await workshop.install(plane, plane.ada, manifest=helper("peeker"))
+        may = {"kind": "db:read", "target": "addon_workshop.orders"}
+        await workshop.install(plane, plane.ada, manifest=helper("reader", may))
+        order = await workshop.order(plane, plane.ada, title="chair")
+        reads = await act(plane, plane.ada, "reader", order)
+        assert (reads.status_code, reads.json()["data"]["row"]["title"]) == (200, "chair"), reads.text
+        peeks = await act(plane, plane.ada, "peeker", order)
+        if enforce:
+            assert (peeks.status_code, peeks.json()["error"]["code"]) == (403, "forbidden"), peeks.text
+            assert peeks.json()["meta"]["action"] == "peeker"
+        else:
+            assert peeks.status_code == 200, peeks.text
+        text = plane.app.metrics.render().decode()
+        mode = "enforce" if enforce else "shadow"
+        assert f'violations_total{{addon="peeker",kind="db:read",mode="{mode}"}} 1.0' in text
+        assert 'addon="reader",kind' not in text.split("violations_total", 1)[1].split("# HELP", 1)[0]
+
+
 async def test_the_description_shows_the_actions_that_the_caller_may_run(plane: Plane) -> None:
     document = (await plane.client.get("/openapi.json", headers=plane.ada)).json()
     rename = document["paths"]["/api/dynamic/Order/{id}/action/rename"]["post"]

@@ -19,6 +19,7 @@ from tests.tickets import make_bundle, signed, tickets_manifest
 from metacore.addons.invocation import Handler, Invocation
 from metacore.dynamic.hook_points import HookContext, HookPoint
 from metacore.events.bus import BusEvent
+from metacore.modelbase import load_host_model
 
 NOT_THERE = "0b2c9d81-3637-4ad5-991d-a515cac0a090"
 
@@ -257,3 +258,31 @@ async def test_models_of_others_need_a_grant_in_enforce_and_are_recorded_in_shad
         assert "addon_tickets.tickets" in answers[2]["error"]["message"]
     else:
         assert answers[2]["success"], answers
+
+
+class People:
+    """What a careless host might serve: a table of the kernel."""
+
+    table_name = "users"
+
+    def define_table(self) -> dict[str, Any]:
+        return {"title": "People"}
+
+    def define_modal(self) -> dict[str, Any]:
+        return {"title": "People"}
+
+
+async def test_tables_of_the_kernel_are_refused_in_shadow_too_whatever_was_granted(database_urls: DatabaseUrls) -> None:
+    grants = [{"kind": kind, "target": "users"} for kind in ("db:read", "db:write")]
+    async with control_plane(database_urls) as plane:
+        await workshop.install(plane, plane.ada, manifest=workshop.workshop_manifest(capabilities=grants))
+        plane.app.registry.set_host_model(await load_host_model(plane.app.database, "people", People))
+        answers = await ask(
+            plane,
+            host("data_query", {"model": "people"}),
+            host("data_mutate", {"table": "users", "op": "create", "data": {"name": "Mallory"}}),
+        )
+        assert [answer["error"]["code"] for answer in answers] == ["forbidden", "forbidden"]
+        assert "password" not in str(answers)
+        listed = await plane.client.get("/api/dynamic/people", headers=plane.ada)
+        assert [row["name"] for row in listed.json()["data"]] == ["ada"]

@@ -12,10 +12,12 @@ from sqlalchemy.exc import DBAPIError
 
 from metacore.addons.action_fields import checked_input
 from metacore.addons.action_lookup import FoundAction, find_action
-from metacore.addons.guest_context import GuestTransaction
+from metacore.addons.guest_context import GuestContext, GuestTransaction
 from metacore.addons.invocation import Handler, Invocation, Result
+from metacore.addons.model_access import RowGate, require_rows
 from metacore.addons.runner import AddonRunner
 from metacore.addons.transaction_slots import TransactionSlots
+from metacore.capabilities.access import CapabilityKind
 from metacore.db.database import Database
 from metacore.dynamic.service import DynamicService
 from metacore.errors import Conflict, Fenced, NotFound, NotWired, PermissionDenied, Refused
@@ -99,9 +101,11 @@ class ActionService:
         dynamic: DynamicService,
         runner: AddonRunner,
         *,
+        gate: RowGate,
         permissions: UserGate | None,
         on_commit: Callable[[], None],
     ) -> None:
+        self._gate = gate
         self._database = database
         self._registry = registry
         self._dynamic = dynamic
@@ -132,6 +136,9 @@ class ActionService:
         values = checked_input(derive_action(found.definition).fields, given)
         call = _Call(principal, live, found, found.handler, row_id, values)
         meta: dict[str, Any] = {"model": live.key, "action": key, "trigger": call.handler.kind}
+        refusal = self._refusal(call)
+        if refusal is not None:
+            return ActionOutcome(refusal, meta)
         if found.definition.run_in_tx and row_id is not None:
             result, rolled_back = await self._in_transaction(call, row_id)
             if rolled_back:
@@ -142,6 +149,19 @@ class ActionService:
                 _check_state(live, found, row)
             result = await self._run(call.invocation(row))
         return ActionOutcome(result, {**result.meta, **meta})
+
+    def _refusal(self, call: _Call) -> Result | None:
+        """What to answer when the row is of another addon, and the one whose code would get it may not read it."""
+        addon = call.found.addon.key
+        if call.row_id is None or call.model.addon_key == addon:
+            return None
+        principal = call.principal
+        context = GuestContext(addon, principal.organization_id, str(principal.user_id), principal)
+        try:
+            require_rows(self._gate, context, CapabilityKind.DB_READ, call.model)
+        except PermissionDenied as error:
+            return Result(success=False, code=FORBIDDEN, message=error.message)
+        return None
 
     async def _in_transaction(self, call: _Call, row_id: uuid.UUID) -> tuple[Result, bool]:
         """The result, and whether what the code wrote was taken back."""

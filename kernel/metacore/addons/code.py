@@ -70,6 +70,7 @@ class AddonCode:
             needs.registry,
             needs.dynamic,
             self.runner,
+            gate=needs.gate,
             permissions=needs.permissions,
             on_commit=needs.on_commit,
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import asyncpg
 import orjson
@@ -28,10 +30,35 @@ HOLD_SECONDS: Final = 10.0
 """How long a held row is waited for while somebody else holds it."""
 
 
+_slots: WeakKeyDictionary[Database, asyncio.Semaphore] = WeakKeyDictionary()
+
+
 @asynccontextmanager
 async def one_transaction(db: Database, *, lock_seconds: float) -> AsyncIterator[Connection]:
-    """A connection in a transaction that is committed when the block ends well."""
+    """A connection in a transaction that is committed when the block ends well.
+
+    At most half of the pool's connections serve such at once: code of addons may run within, and everybody else must
+    go on.
+
+    Raises:
+        Unavailable: none was free in time, or the database cannot be reached.
+    """
     pool = db.postgres
+    slots = _slots.setdefault(db, asyncio.Semaphore(max(1, db.pool_size // 2)))
+    try:
+        async with asyncio.timeout(HOLD_SECONDS):
+            await slots.acquire()
+    except TimeoutError:
+        raise Unavailable("too many changes are under way; try again", code="database_busy") from None
+    try:
+        async with _connection(pool, lock_seconds) as connection:
+            yield connection
+    finally:
+        slots.release()
+
+
+@asynccontextmanager
+async def _connection(pool: asyncpg.Pool[asyncpg.Record], lock_seconds: float) -> AsyncIterator[Connection]:
     try:
         connection = await pool.acquire()
     except LOST as error:

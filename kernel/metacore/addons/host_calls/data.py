@@ -12,11 +12,11 @@ from metacore.addons.guest_context import GuestCall, GuestContext
 from metacore.addons.host_calls.changes import Change, read_change, read_limit, words
 from metacore.addons.host_calls.data_errors import host_error
 from metacore.addons.host_calls.parts import Answer
-from metacore.capabilities.access import Access, CapabilityKind, Gate
+from metacore.addons.model_access import RowGate, require_rows, schema_named
+from metacore.capabilities.access import CapabilityKind
 from metacore.dynamic.service import DynamicService
 from metacore.errors import InvalidInput, MetacoreError, NotFound, NotWired
 from metacore.identity import Principal, nobody
-from metacore.ids import KERNEL_ADDON_KEY
 from metacore.registry import LiveModel, Registry
 from metacore.wasm.ports import HostError, HostReply
 
@@ -28,7 +28,7 @@ LOCK_SECONDS: Final = 5.0
 class GuestData:
     """`dynamic` is a service that asks no user's permission: what a guest may do, the gate decides."""
 
-    def __init__(self, dynamic: DynamicService, registry: Registry, gate: Gate, *, transactions: bool) -> None:
+    def __init__(self, dynamic: DynamicService, registry: Registry, gate: RowGate, *, transactions: bool) -> None:
         """`transactions` tells whether the database has them for several statements (PostgreSQL)."""
         self._dynamic = dynamic
         self._registry = registry
@@ -67,7 +67,7 @@ class GuestData:
         context = guest.context
         try:
             model = self._model(context, query)
-            self._require(context, CapabilityKind.DB_READ, model)
+            require_rows(self._gate, context, CapabilityKind.DB_READ, model)
             where = query.get("where") or {}
             if not isinstance(where, dict):
                 raise InvalidInput("where must be an object: columns and the values that they must have")
@@ -81,7 +81,7 @@ class GuestData:
         context = guest.context
         try:
             model = self._model(context, request)
-            self._require(context, CapabilityKind.DB_WRITE, model)
+            require_rows(self._gate, context, CapabilityKind.DB_WRITE, model)
             value = await self._dynamic.next_number(
                 _principal(context), model.key, words(request, "key"), request.get("scope")
             )
@@ -92,7 +92,7 @@ class GuestData:
     def _change(self, context: GuestContext, mutation: dict[str, Any]) -> Change:
         model = self._model(context, mutation)
         change = read_change(model, mutation, own=model.addon_key == context.addon_key)
-        self._require(context, CapabilityKind.DB_WRITE, model)
+        require_rows(self._gate, context, CapabilityKind.DB_WRITE, model)
         return change
 
     def _model(self, context: GuestContext, request: dict[str, Any]) -> LiveModel:
@@ -100,22 +100,9 @@ class GuestData:
         name = words(request, "model") if request.get("model") else words(request, "table")
         schema, dot, table = name.rpartition(".")
         model = self._registry.model_for(table if dot else name, context.organization_id)
-        if dot and schema not in (_schema(model), model.schema_of(context.organization_id)):
+        if dot and schema not in (schema_named(model), model.schema_of(context.organization_id)):
             raise NotFound(f"unknown model {name[:64]!r}", code="unknown_model")
         return model
-
-    def _require(self, context: GuestContext, kind: CapabilityKind, model: LiveModel) -> None:
-        self._gate.require(Access(context.addon_key, kind, target_of(model), context.organization_id, context.caller))
-
-
-def target_of(model: LiveModel) -> str:
-    """The model's table as a capability names it."""
-    schema = _schema(model)
-    return f"{schema}.{model.definition.table}" if schema else model.definition.table
-
-
-def _schema(model: LiveModel) -> str:
-    return "" if model.addon_key == KERNEL_ADDON_KEY else f"addon_{model.addon_key}"
 
 
 def _principal(context: GuestContext) -> Principal:
