@@ -294,3 +294,20 @@ def test_a_login_is_found_however_the_registry_is_written(name: str, registry: s
     assert login_of(entries, registry, "pull") == Login("YTpi")
     assert login_of(entries, "elsewhere.test", "pull") == Login()
     assert "YTpi" not in repr(login_of(entries, registry, "pull"))
+
+
+async def test_a_bundle_that_is_kept_under_its_digest_is_not_pulled_again() -> None:
+    registry = Registry()
+    asked: list[str] = []
+
+    async def stored(digest: str) -> bytes | None:
+        asked.append(digest)
+        return BUNDLE
+
+    async with registry.running():
+        del registry.blobs[digest_of(BUNDLE)]
+        source = OciSource(Downloader(["127.0.0.1"]), References(ObjectsInMemory()), [registry.host])
+        found = await source.fetch(addon(f"{registry.host}/addons/tickets:1.0.0"), stored)
+
+    assert (found.content, found.signature) == (BUNDLE, SIGNATURE)
+    assert asked == [digest_of(BUNDLE).removeprefix("sha256:")]

@@ -27,7 +27,7 @@ from metacore_operator.outcomes import Done, Reason, Stalled, Waiting
 from metacore_operator.resources.addon import FORCE, PAUSE, REQUESTED_AT, Addon, parse_addon
 from metacore_operator.resources.spec import SourceKind
 from metacore_operator.resources.status import Phase
-from metacore_operator.sources.source import Fetched
+from metacore_operator.sources.source import Fetched, Stored, nothing_stored
 from metacore_operator.steps.context import Ports
 from metacore_operator.steps.fence import Fencing, reverify
 from metacore_operator.steps.reconcile import reconcile, remove
@@ -83,6 +83,7 @@ class World:
         self.others: dict[str, InstalledAddon] = {}
         self.handlers: list[OpenHandler] = []
         self.away = False
+        self.known: bytes | None = None
         self.rehearsed = 0
         self.rehearsal = Rehearsal()
         self.secrets: dict[uuid.UUID, bytes] = {}
@@ -101,7 +102,8 @@ class World:
 
     # Source
 
-    async def fetch(self, addon: Addon) -> Fetched:
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored) -> Fetched:
+        self.known = await stored(hashlib.sha256(self.content).hexdigest())
         if self.away:
             raise Unavailable("the registry does not answer")
         return Fetched(self.content, self.signature, "tickets.tar.gz")
@@ -879,3 +881,15 @@ async def test_without_migrations_nothing_is_tried() -> None:
     world = World()
     await world.reconcile()
     assert world.rehearsed == 0
+
+
+async def test_a_source_is_told_what_is_installed_already_and_nothing_else() -> None:
+    world = World()
+    ready = await world.reconcile()
+    assert world.known is None
+    await world.reconcile(after(ready))
+    assert world.known == world.content
+    assert world.row is not None
+    world.row = replace(world.row, owner_uid="somebody else")
+    await world.reconcile(after(ready))
+    assert world.known is None

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 from metacore.errors import NotFound, PermissionDenied, Refused, Unavailable
 from metacore_operator.resources.addon import Addon
+from metacore_operator.resources.spec import HttpSource as Address
 from metacore_operator.sources.download import Downloader
 from metacore_operator.sources.folder import SIGNATURE_SUFFIX
 from metacore_operator.sources.references import References
-from metacore_operator.sources.source import LARGEST_BUNDLE, LARGEST_SIGNATURE, Fetched
+from metacore_operator.sources.source import LARGEST_BUNDLE, LARGEST_SIGNATURE, Fetched, Stored, nothing_stored
 
 
 class HttpSource:
@@ -20,7 +21,7 @@ class HttpSource:
         self._downloader = downloader
         self._references = references
 
-    async def fetch(self, addon: Addon) -> Fetched:
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored) -> Fetched:
         source = addon.spec.source.http
         if source is None:
             raise Refused("the Addon names no address", code="source_refused")
@@ -28,6 +29,19 @@ class HttpSource:
         if source.headers_secret_ref is not None:
             entries = await self._references.secret(addon, source.headers_secret_ref.name)
             headers = _headers(entries, source.headers_secret_ref.name)
+        content = await stored(source.sha256) if source.sha256 is not None else None
+        if content is None:
+            content = await self._download(source, headers)
+        path, mark, query = source.url.partition("?")
+        try:
+            beside = await self._downloader.get(
+                path + SIGNATURE_SUFFIX + mark + query, limit=LARGEST_SIGNATURE, headers=headers
+            )
+        except (NotFound, PermissionDenied):
+            return Fetched(content, None, path)
+        return Fetched(content, beside.content, path)
+
+    async def _download(self, source: Address, headers: Mapping[str, str]) -> bytes:
         try:
             answer = await self._downloader.get(source.url, limit=LARGEST_BUNDLE, headers=headers)
         except (NotFound, PermissionDenied) as error:
@@ -35,14 +49,7 @@ class HttpSource:
         digest = hashlib.sha256(answer.content).hexdigest()
         if source.sha256 is not None and digest != source.sha256:
             raise Refused(f"the download has SHA-256 {digest}, the source says {source.sha256}", code="source_refused")
-        path, mark, query = source.url.partition("?")
-        try:
-            beside = await self._downloader.get(
-                path + SIGNATURE_SUFFIX + mark + query, limit=LARGEST_SIGNATURE, headers=headers
-            )
-        except (NotFound, PermissionDenied):
-            return Fetched(answer.content, None, path)
-        return Fetched(answer.content, beside.content, path)
+        return answer.content
 
 
 def _headers(entries: Mapping[str, bytes], secret: str) -> dict[str, str]:

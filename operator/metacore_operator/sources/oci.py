@@ -17,7 +17,7 @@ from metacore_operator.sources.download import Answer, Downloader
 from metacore_operator.sources.folder import SIGNATURE_SUFFIX
 from metacore_operator.sources.logins import DOCKER_HUB, Login, login_of
 from metacore_operator.sources.references import References
-from metacore_operator.sources.source import LARGEST_BUNDLE, LARGEST_SIGNATURE, Fetched
+from metacore_operator.sources.source import LARGEST_BUNDLE, LARGEST_SIGNATURE, Fetched, Stored, nothing_stored
 
 BUNDLE_TYPE = "application/vnd.metacore.bundle.v1.tar+gzip"
 SIGNATURE_TYPE = "application/vnd.metacore.signature.v1+json"
@@ -78,7 +78,7 @@ class OciSource:
         self._references = references
         self._plain = frozenset(plain)
 
-    async def fetch(self, addon: Addon) -> Fetched:
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored) -> Fetched:
         source = addon.spec.source.oci
         if source is None:
             raise Refused("the Addon names no OCI reference", code="source_refused")
@@ -92,7 +92,10 @@ class OciSource:
         try:
             manifest, digest = await pull.manifest()
             bundle, signature = chosen_layers(manifest, source.ref)
-            content = await pull.blob(bundle, LARGEST_BUNDLE)
+            # A registry calls the layer by the very digest by which the database keeps the bundle.
+            content = await stored(str(bundle.get("digest")).removeprefix("sha256:"))
+            if content is None:
+                content = await pull.blob(bundle, LARGEST_BUNDLE)
             if signature is None:
                 signature = await pull.attached(digest)
             beside = await pull.blob(signature, LARGEST_SIGNATURE) if signature is not None else None

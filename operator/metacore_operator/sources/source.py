@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,9 +28,17 @@ class Fetched:
     origin: str
 
 
+Stored = Callable[[str], Awaitable[bytes | None]]
+"""Gives the bytes that are kept under a SHA-256 in hex, or None."""
+
+
+async def nothing_stored(_digest: str) -> bytes | None:
+    return None
+
+
 class Source(Protocol):
-    async def fetch(self, addon: Addon) -> Fetched:
-        """The bundle that the Addon names.
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored) -> Fetched:
+        """The bundle that the Addon names. What is `stored` already under the digest it must have is not fetched again.
 
         Raises:
             Unavailable: it is not there now; trying again may help.
