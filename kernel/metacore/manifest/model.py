@@ -11,9 +11,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from metacore.manifest.parts import Backend as Backend
+from metacore.manifest.parts import Capability as Capability
 from metacore.manifest.parts import Frontend as Frontend
 from metacore.manifest.parts import Icon as Icon
 from metacore.manifest.parts import InboundWebhook as InboundWebhook
+from metacore.manifest.parts import NavigationGroup as NavigationGroup
+from metacore.manifest.parts import NavigationItem as NavigationItem
 from metacore.manifest.parts import Requirement as Requirement
 from metacore.manifest.parts import Schedule as Schedule
 
@@ -256,33 +259,6 @@ class ModelDefinition(Value):
 
     def column(self, name: str) -> Column | None:
         return next((column for column in self.columns if column.name == name), None)
-
-
-class Capability(Value):
-    """`kind` is one of contract 11's; `target` a name, a `prefix.*`, a host, or for events `*`."""
-
-    kind: str
-    target: str
-    reason: str = ""
-
-
-class NavigationItem(Value):
-    title: str
-    url: str = ""
-    icon: str = ""
-    model: str = ""
-    permission: str = ""
-    view_type: str = ""
-    group_by: str = ""
-    filter: dict[str, Any] = {}
-    items: tuple[NavigationItem, ...] = ()
-
-
-class NavigationGroup(Value):
-    title: str = ""
-    icon: str = ""
-    target: str = ""
-    items: tuple[NavigationItem, ...] = ()
 
 
 class Setting(Value):

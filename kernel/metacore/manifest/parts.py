@@ -58,3 +58,30 @@ class Icon(Part):
     type: str = ""
     slug: str = ""
     color: str = ""
+
+
+class Capability(Part):
+    """`kind` is one of contract 11's; `target` a name, a `prefix.*`, a host, or for events `*`."""
+
+    kind: str
+    target: str
+    reason: str = ""
+
+
+class NavigationItem(Part):
+    title: str
+    url: str = ""
+    icon: str = ""
+    model: str = ""
+    permission: str = ""
+    view_type: str = ""
+    group_by: str = ""
+    filter: dict[str, Any] = {}
+    items: tuple[NavigationItem, ...] = ()
+
+
+class NavigationGroup(Part):
+    title: str = ""
+    icon: str = ""
+    target: str = ""
+    items: tuple[NavigationItem, ...] = ()
