@@ -139,7 +139,7 @@ async def test_a_followed_file_wins_and_what_is_being_written_changes_nothing(
         assert [kernel.app.enforcer.mode for kernel in (one, other)] == [Mode.ENFORCE, Mode.SHADOW]
         refused = await one.client.put(MODE, json={"mode": "shadow"}, headers=ada)
         assert (refused.status_code, refused.json()["code"]) == (409, "mode_fixed")
-        assert str(file) in refused.json()["message"]
+        assert "follows a file" in refused.json()["message"] and str(file) not in refused.text
         for unfinished in ("", "tru"):
             file.write_text(unfinished)
             await one.app.enforcement.modes.follow()
@@ -151,10 +151,7 @@ async def test_a_followed_file_wins_and_what_is_being_written_changes_nothing(
         await until(lambda: one.app.enforcer.mode is Mode.SHADOW)
         await told(owner_db, "shadow", "shadow")
         seen = (await one.client.get(MODE, headers=ada)).json()["data"]
-        assert (seen["source"], seen["fixed"]) == (
-            "file",
-            f"the mode of this kernel follows the file {file}: change it there",
-        )
+        assert (seen["source"], "follows a file" in seen["fixed"]) == ("file", True)
 
 
 async def test_a_file_that_never_was_leaves_the_others_their_say(database_urls: DatabaseUrls, tmp_path: Path) -> None:

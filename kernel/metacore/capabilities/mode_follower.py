@@ -61,7 +61,8 @@ class ModeFollower:
                     " and the operator rolls it out"
                 )
             case ModeSource.FILE:
-                return f"the mode of this kernel follows the file {self._file}: change it there"
+                # Where the file lies is no tenant's business.
+                return "the mode of this kernel follows a file, which the setting enforce_file names: change it there"
             case _:
                 return ""
 
@@ -69,7 +70,7 @@ class ModeFollower:
         """Read everybody's wish and apply what comes of it. What cannot be read stays as it was."""
         if self.wishes.fixed:
             return
-        file = await asyncio.to_thread(self._read_file)
+        file = await asyncio.to_thread(self._read_file) if self._file is not None else None
         asked = await self._read_asked()
         self._hold(replace(self.wishes, file=file, asked=asked))
 
