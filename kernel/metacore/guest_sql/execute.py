@@ -218,14 +218,18 @@ class GuestSql:
         )
 
     async def _run(self, connection: Connection, call: _Call, shape: _Shape) -> str:
-        statement = await connection.prepare(call.text)
+        """The server's word on what was done, such as `UPDATE 3`. Always one statement by protocol, too."""
         values = self._converted(call, shape, json_as_bytes=False)
         try:
-            await statement.fetch(*values)
+            if values:
+                return await connection.execute(call.text, *values)
+            # Without arguments `execute` would send the text as it is, which may hold several statements.
+            statement = await connection.prepare(call.text)
+            await statement.fetch()
+            return statement.get_statusmsg() or ""
         except asyncpg.DataError as error:
             _refuse_argument(error)
             raise
-        return statement.get_statusmsg() or ""
 
     async def _gather(
         self, connection: Connection, call: _Call, *, json_as_bytes: bool
