@@ -10,7 +10,7 @@ import datetime
 import uuid
 from collections.abc import Collection
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, type_coerce
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.db.database import Database
@@ -60,10 +60,7 @@ async def _unfinished(owner: Database, jobs: Collection[uuid.UUID]) -> list[uuid
 
 
 async def _somebody_lives(connection: AsyncConnection) -> bool:
-    """On SQLite there are no heartbeats of others: the one process that has the database runs its jobs."""
-    now = func.clock_timestamp() if connection.dialect.name == "postgresql" else func.current_timestamp()
-    moment = (await connection.execute(select(func.max(Heartbeat.seen_at), now.label("now")))).one()
-    seen, at = moment[0], moment.now
-    if isinstance(at, str):
-        at = datetime.datetime.fromisoformat(at).replace(tzinfo=datetime.UTC)
+    moment = func.clock_timestamp() if connection.dialect.name == "postgresql" else func.current_timestamp()
+    now = type_coerce(moment, Heartbeat.seen_at.type)
+    seen, at = (await connection.execute(select(func.max(Heartbeat.seen_at), now))).one()
     return seen is not None and at - seen < LIVE

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import Final
 
 from metacore.addons.invocation import Runner
 from metacore.addons.jobs.runs import Once, Runs
@@ -21,6 +22,9 @@ from metacore.installer import job_rows
 from metacore.installer.job_rows import Work
 from metacore.metrics import Metrics
 from metacore.registry import Registry
+
+SQLITE_POLL_SECONDS: Final = 1.0
+"""Nobody notifies there, and asking a file costs little."""
 
 
 class Jobs:
@@ -63,10 +67,10 @@ class Jobs:
             metrics=metrics,
             concurrency=concurrency,
             lease=lease,
-            poll=poll,
+            poll=poll if db.dialect == "postgresql" else min(poll, SQLITE_POLL_SECONDS),
         )
         self.wakes = Wakes(db, bus, registry, leading=leading, woken=self.worker.wake, sweep_seconds=sweep)
-        # On SQLite nobody notifies; whatever is installed in this process changes the registry.
+        # What is installed brings jobs; on SQLite nobody notifies of them.
         registry.on_change(lambda _snapshot: self.worker.wake())
         self._running: AsyncExitStack | None = None
 
