@@ -98,7 +98,7 @@ class Installer:
         async with runner.transaction(self._owner, reading=True) as connection:
             state = await self._load(connection, bundle, organizations)
         owner_uid = state.addon.owner_uid if state.addon is not None else ""
-        self._check(bundle, state, organizations, owner_uid=owner_uid, allow_downgrade=allow_downgrade)
+        preflight.check_bundle(bundle, state, organizations, owner_uid=owner_uid, allow_downgrade=allow_downgrade)
         pending = await asyncio.to_thread(pending_migrations, bundle, state, organizations)
         await self._check_code(bundle, state)
         return await asyncio.to_thread(build_plan, bundle, pending, state, organizations)
@@ -188,7 +188,7 @@ class Installer:
         async with runner.transaction(self._owner, reading=True) as connection:
             state = await self._load(connection, bundle, wanted)
             revision = await register.current_revision(connection)
-        self._check(bundle, state, wanted, owner_uid=owner_uid, allow_downgrade=allow_downgrade)
+        preflight.check_bundle(bundle, state, wanted, owner_uid=owner_uid, allow_downgrade=allow_downgrade)
         pending = await asyncio.to_thread(pending_migrations, bundle, state, wanted)
         await self._check_code(bundle, state)
         changes = self._settings(wish, state, wanted)
@@ -217,14 +217,15 @@ class Installer:
     async def uninstall(self, key: str, organization: uuid.UUID, *, drop: bool, owner_uid: str | None = None) -> int:
         """Take the addon from an organization, with `drop` its data, too. Returns the registry's revision.
 
-        With an `owner_uid` only when that is whose the addon is: '' for a tenant's request.
+        Its uninstall handlers run first, in a kernel, for a while. With an `owner_uid` only when that is whose the addon is: '' for a tenant's request.
 
         Raises:
             NotFound: it is not installed there. Conflict: another installed addon requires it. KeyOwned.
         """
-        return await lifecycle.uninstall(
-            self._owner, key, (organization,), drop=drop, owner_uid=owner_uid, kernel_role=self._kernel_role
-        )
+        places, role = (organization,), self._kernel_role
+        await lifecycle.check_uninstall(self._owner, key, places, owner_uid=owner_uid, kernel_role=role)
+        await farewell.say(self._owner, key, places, seconds=self._farewell_seconds)
+        return await lifecycle.uninstall(self._owner, key, places, drop=drop, owner_uid=owner_uid, kernel_role=role)
 
     async def remove(self, key: str, *, drop: bool, owner_uid: str = "") -> int:
         """Take the addon from everybody and free its key. Returns the registry's revision; unknown keys are fine.
@@ -328,7 +329,7 @@ class Installer:
         try:
             async with runner.locked(self._owner, key) as connection:
                 state = await self._load(connection, wish.bundle, organizations)
-                self._check(
+                preflight.check_bundle(
                     wish.bundle, state, organizations, owner_uid=wish.owner_uid, allow_downgrade=allow_downgrade
                 )
                 attempt = await register.claim(connection, wish)
@@ -374,24 +375,6 @@ class Installer:
             lacking = await guest_roles.pending(await driver_of(connection), need, self._kernel_role)
             state = replace(state, guests=lacking)
         return state
-
-    def _check(
-        self,
-        bundle: Bundle,
-        state: State,
-        organizations: Sequence[uuid.UUID],
-        *,
-        owner_uid: str,
-        allow_downgrade: bool,
-    ) -> None:
-        preflight.check(
-            bundle.manifest,
-            state,
-            organizations,
-            bundle.migrations,
-            owner_uid=owner_uid,
-            allow_downgrade=allow_downgrade,
-        )
 
     def _settings(
         self, wish: Wish, state: State, organizations: Sequence[uuid.UUID]

@@ -134,16 +134,21 @@ async def uninstall(
     return await runner.patiently(once, step="uninstall")
 
 
-async def check_uninstall(owner: Database, key: str, organizations: Collection[uuid.UUID], *, kernel_role: str) -> None:
+async def check_uninstall(
+    owner: Database, key: str, organizations: Collection[uuid.UUID], *, owner_uid: str | None, kernel_role: str
+) -> None:
     """What `uninstall` would refuse, before anything is told to the addon.
 
     Raises:
-        NotFound: it is not installed there. Conflict: another installed addon requires it.
+        NotFound: it is not installed there. Conflict: another installed addon requires it. KeyOwned.
     """
     async with runner.transaction(owner, reading=True) as connection:
         for organization in organizations:
             await _status(connection, key, organization)
-        check_removable(key, await _state(connection, key, kernel_role), organizations)
+        state = await _state(connection, key, kernel_role)
+        if owner_uid is not None:
+            check_owner(key, state, owner_uid)
+        check_removable(key, state, organizations)
 
 
 async def check_remove(owner: Database, key: str, *, owner_uid: str, kernel_role: str) -> bool:

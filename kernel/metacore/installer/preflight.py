@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Sequence
 
+from metacore.bundle.read import Bundle
 from metacore.errors import Conflict, KeyOwned, MigrationRefused, ModelConflict, NotFound, Problem, Refused
 from metacore.installer.plan import targets_of
 from metacore.installer.sql_migrations import Migration
@@ -51,6 +52,20 @@ def check(
         if target.schema:
             _check_schema(manifest, state.schema(target.schema), target.organization_id)
             _check_checksums(state.schema(target.schema), migrations)
+
+
+def check_bundle(
+    bundle: Bundle, state: State, organizations: Collection[uuid.UUID], *, owner_uid: str, allow_downgrade: bool
+) -> None:
+    """`check` of what a bundle holds."""
+    check(
+        bundle.manifest,
+        state,
+        organizations,
+        bundle.migrations,
+        owner_uid=owner_uid,
+        allow_downgrade=allow_downgrade,
+    )
 
 
 def check_owner(key: str, state: State, owner_uid: str) -> None:
