@@ -55,7 +55,7 @@ def check(
 
 
 def check_bundle(
-    bundle: Bundle, state: State, organizations: Collection[uuid.UUID], *, owner_uid: str, allow_downgrade: bool
+    bundle: Bundle, state: State, organizations: Sequence[uuid.UUID], *, owner_uid: str, allow_downgrade: bool
 ) -> None:
     """`check` of what a bundle holds."""
     check(
