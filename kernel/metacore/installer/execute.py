@@ -217,8 +217,8 @@ class Installer:
     async def uninstall(self, key: str, organization: uuid.UUID, *, drop: bool, owner_uid: str | None = None) -> int:
         """Take the addon from an organization, with `drop` its data, too. Returns the registry's revision.
 
-        Its uninstall handlers run first, in a kernel, for a while. With an `owner_uid` only when that is whose the addon
-        is: '' for a tenant's request.
+        Its uninstall handlers run first, in a kernel, for a while. With an `owner_uid` only when that is whose the
+        addon is: '' for a tenant's request.
 
         Raises:
             NotFound: it is not installed there. Conflict: another installed addon requires it. KeyOwned.
