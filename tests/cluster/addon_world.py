@@ -119,6 +119,12 @@ class AddonWorld:
         found = json.loads(self.release.kubectl("get", "pods", "-o", "json"))["items"]
         return sum(item["restartCount"] for pod in found for item in pod["status"].get("containerStatuses", []))
 
+    def ended(self) -> list[str]:
+        """Why containers of the release ended before they were started again, such as OOMKilled."""
+        found = json.loads(self.release.kubectl("get", "pods", "-o", "json"))["items"]
+        states = [item["lastState"] for pod in found for item in pod["status"].get("containerStatuses", [])]
+        return [state["terminated"]["reason"] for state in states if "terminated" in state]
+
     def secret(self, name: str, kind: str, entries: Mapping[str, str], *, allow: str = "") -> None:
         """A Secret that the Addon `allow` may name."""
         metadata = {"name": name, "labels": {"metacore.dev/allow": allow or self.key}}

@@ -19,6 +19,9 @@ CONTROL_GROUPS = Path("/sys/fs/cgroup")
 UNIFIED = CONTROL_GROUPS / "cgroup.controllers"
 SHIM_SOCKETS = Path("/run/containerd/s")
 KILL_SECONDS = 20
+CPU_WEIGHTS = {"cpu.shares": "8192", "cpu.weight": "800"}
+"""Eight times the usual, in the terms of either hierarchy: on a busy machine all pods together would otherwise get as
+much as one other process."""
 
 
 def make_control_groups(name: str) -> None:
@@ -31,6 +34,9 @@ def make_control_groups(name: str) -> None:
                 continue  # The kubelet says which one it misses, if it does.
     for hierarchy in _hierarchies():
         (hierarchy / name).mkdir(exist_ok=True)
+        for file, value in CPU_WEIGHTS.items():
+            if (hierarchy / name / file).exists():
+                (hierarchy / name / file).write_text(value)
 
 
 def end_processes(name: str, namespace: Path) -> None:
