@@ -39,6 +39,8 @@ TABLE_PRIVILEGES = {
     "metacore_requests": {S, I},
     "metacore_events": {S, I},
     "metacore_violations": {S},
+    "metacore_jobs": {S, I, U, D},
+    "metacore_sequences": {S, I, U},
     "metacore_mode": {S},
     "metacore_connectors": {S, I, U, D},
     "metacore_hook_deliveries": {S, I, U, D},
