@@ -327,6 +327,7 @@ async def test_every_route_asks_for_a_token_unless_it_is_meant_for_anybody(targe
         *("/healthz", "/readyz", "/metrics", "/docs", "/docs/assets/{name}", "/openapi.json", "/api/ws"),
         *("/api/auth/login", "/api/auth/refresh", "/api/auth/register"),
         *("/api/metacore/manifests", "/api/metacore/navigation", "/api/metacore/addons/{key}/frontend/{path}"),
+        "/api/metacore/hooks/{installation_id}/{path}",
     }
     for method, path in await operations(target):
         reply = await target.ask(method, filled(path, target.row), JSON, b"{}")
