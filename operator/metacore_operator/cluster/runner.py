@@ -26,12 +26,12 @@ from metacore_operator.conditions import Event, Summary
 from metacore_operator.metrics import OperatorMetrics
 from metacore_operator.outcomes import Done, Outcome, Reason, Waiting, retry_delay
 from metacore_operator.queue import WorkQueue
-from metacore_operator.resources.addon import Addon
+from metacore_operator.resources.addon import REQUESTED_AT, Addon
 from metacore_operator.resources.status import AddonStatus
 from metacore_operator.settings import OperatorSettings
 from metacore_operator.steps.context import Ports
 from metacore_operator.steps.fence import reverify
-from metacore_operator.steps.reconcile import reconcile, remove
+from metacore_operator.steps.reconcile import echoing, reconcile, remove
 from metacore_operator.steps.state import Pulse
 
 log = get_logger(__name__)
@@ -212,7 +212,7 @@ class ClusterRunner:
             raise Unavailable("the trusted keys are not known yet")
         addon = record.addon
         if record.problem:
-            refused = self._refused(record)
+            refused = echoing(self._refused(record), addon, {REQUESTED_AT})
             await self._publish(name, addon, refused)
             self._queue.add(name, self._settings.resync)
             return refused.decisive

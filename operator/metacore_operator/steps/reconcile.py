@@ -48,7 +48,7 @@ async def reconcile(addon: Addon, ports: Ports, *, now: Callable[[], datetime.da
     generation = addon.metadata.generation
     if addon.spec.suspend or addon.paused:
         by = "the spec" if addon.spec.suspend else f"the annotation {PAUSE}"
-        return _echoing(conditions.suspended(addon.status, generation, by, now=now()), addon, {REQUESTED_AT})
+        return echoing(conditions.suspended(addon.status, generation, by, now=now()), addon, {REQUESTED_AT})
     context = Context(
         addon,
         ports,
@@ -80,10 +80,10 @@ async def reconcile(addon: Addon, ports: Ports, *, now: Callable[[], datetime.da
         now=now(),
         history_limit=addon.spec.revision_history_limit,
     )
-    return _echoing(summary, addon, handled)
+    return echoing(summary, addon, handled)
 
 
-def _echoing(summary: Summary, addon: Addon, handled: Collection[str]) -> Summary:
+def echoing(summary: Summary, addon: Addon, handled: Collection[str]) -> Summary:
     """`summary` with the values of the annotations that were acted on, so that who asked sees that it was done."""
     fields = {
         REQUESTED_AT: "last_handled_requested_at",
