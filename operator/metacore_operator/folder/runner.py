@@ -228,10 +228,12 @@ class FolderRunner:
             addon = self._ledger.set_status(name, began) or addon
         ports = replace(self._ports, progress=lambda text: self._on_progress(addon, text))
         summary = await reconcile(addon, ports, now=self._now)
+        current = self.status(name)
+        if current is not None and current.status != addon.status:
+            # The file broke while this ran, which was told: that must be seen, and what comes of it told anew.
+            self._queue.add(name)
+            return
         self._publish(name, summary)
-        if (problem := self._ledger.broken.get(name)) is not None:
-            # The file broke while this ran: that is what its reader must see.
-            self._tell_broken(name, f"{problem.place}: {problem.message}")
         self._schedule(name, summary.decisive)
 
     async def _remove(self, name: str, record: Record) -> None:
