@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from tests.cluster.__main__ import locked
 from tests.cluster.addon_world import AddonWorld
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import TRUST, numbers
@@ -157,7 +158,8 @@ def test_postgresql_killed_under_load_loses_no_write(cluster: Cluster, served: A
 @pytest.mark.alone
 def test_an_api_server_that_crashes_stops_nothing(cluster: Cluster, served: AddonWorld) -> None:
     with Traffic(served) as traffic:
-        cluster.node.restart_api_server()
+        with locked():  # Whoever asks for the cluster meanwhile would take it for broken.
+            cluster.node.restart_api_server()
         served.bundle("two", version="1.1.0", models=served.with_column("colour"))
         served.declare("two")
         served.until("jsonpath={.status.version}=1.1.0")
