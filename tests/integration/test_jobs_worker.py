@@ -272,7 +272,7 @@ async def test_a_worker_whose_lease_ran_out_does_not_end_the_job_of_the_next(wor
         return Result(False, code="too_late")
 
     slow.on("work", hang)
-    first = await world.start(slow)
+    first = await world.start(slow, concurrency=1)
     job = work(acme)
     await first.jobs.enqueue(job)
     await slow.seen.reach(1)
@@ -350,3 +350,36 @@ async def test_one_tenant_cannot_write_or_see_jobs_of_another(world: World, kern
     async with kernel_db.transaction(other) as connection:
         assert (await connection.exec_driver_sql("SELECT count(*) FROM metacore_jobs")).scalar_one() == 0
         assert (await connection.exec_driver_sql("DELETE FROM metacore_jobs")).rowcount == 0
+
+
+async def test_a_backlog_is_taken_in_index_order_whatever_the_planner_believes(world: World) -> None:
+    """Statistics were taken when nothing was due; then an addon floods, and a hundred organizations have a job each."""
+    await world.execute(
+        "INSERT INTO organizations (id, name) SELECT gen_random_uuid(), 'o' || g FROM generate_series(1, 100) g"
+    )
+    row = "gen_random_uuid(), organizations.id, 'addon' || n, 'webhook', 't', 'idle'"
+    await world.execute(
+        "INSERT INTO metacore_jobs (id, organization_id, addon_key, kind, name, status)"
+        f" SELECT {row} FROM organizations, generate_series(1, 10) n"
+    )
+    await world.execute("ANALYZE metacore_jobs")
+    await world.execute("UPDATE metacore_jobs SET status = 'pending'")
+    await world.execute(
+        "INSERT INTO metacore_jobs (id, organization_id, addon_key, kind, name, status)"
+        " SELECT gen_random_uuid(), (SELECT min(id::text)::uuid FROM organizations), 'flood', 'webhook', 't', 'pending'"
+        " FROM generate_series(1, 5000)"
+    )
+    async with world.owner.transaction(None) as connection:
+        before = await connection.exec_driver_sql(READS)
+        taken = (await connection.exec_driver_sql("SELECT * FROM metacore_claim_jobs('w', 11, 8, 30.0)")).all()
+        read = (await connection.exec_driver_sql(READS)).scalar_one() - before.scalar_one()
+    # One of each of the eleven addons, and about one row read per addon and organization, not the backlog for each.
+    assert len({job.addon_key for job in taken}) == 11
+    assert read < 30_000
+
+
+READS = """
+SELECT pg_stat_get_xact_tuples_fetched('metacore_jobs'::regclass)
+  + (SELECT sum(pg_stat_get_xact_tuples_returned(indexrelid)) FROM pg_index
+     WHERE indrelid = 'metacore_jobs'::regclass)
+"""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -71,6 +72,7 @@ class JobWorker:
         self._poll = poll
         self._wake = asyncio.Event()
         self._running: dict[asyncio.Task[None], ClaimedJob] = {}
+        self._held: set[uuid.UUID] = set()
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         if listener is not None:
@@ -129,6 +131,9 @@ class JobWorker:
             return self._poll
         jobs = await self._store.claim(self._name, room, self._share, self._lease)
         for job in jobs:
+            if job.id in self._held:
+                continue  # This process stood still for longer than its lease; what runs here goes on.
+            self._held.add(job.id)
             # An empty context: a run must not carry what this loop happens to know.
             task = asyncio.get_running_loop().create_task(
                 self._run(job), name=f"job:{job.kind}:{job.addon_key}", context=contextvars.Context()
@@ -152,6 +157,9 @@ class JobWorker:
             if not self._stopping:
                 raise  # It is somebody else's by now.
             ending = endings.released(job.attempts)
+        finally:
+            # Before the row is let go of: a schedule may be taken again at once.
+            self._held.discard(job.id)
         try:
             mine = await store.let_go(self._db, self._name, job, ending)
         except LOST as error:
