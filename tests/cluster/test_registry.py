@@ -65,7 +65,8 @@ def test_a_registry_that_asks_for_a_login_gets_the_one_of_the_pull_secret(
         world.declare(source=source)
         world.until("condition=Ready=False")
         assert world.condition()["reason"] == "SourceUnavailable"
-        assert "401" in world.condition()["message"]
+        assert registry in world.condition()["message"]
+        assert "pullSecretRef" in world.condition()["message"]
 
         world.secret("login", kind, pull_secret(registry, "something else"))
         world.declare(source=oci(f"{registry}/addons/{world.key}:1", pullSecretRef={"name": "login"}))
