@@ -6,16 +6,16 @@ statement ended. A connection that cannot be brought back is closed.
 
 from __future__ import annotations
 
-import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from metacore.db.finishing import finished
 from metacore.db.rls import quoted
 from metacore.guest_sql.callers import Transaction
 from metacore.guest_sql.judgement import Refused
@@ -23,7 +23,6 @@ from metacore.wasm.abi import HostCode
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
-T = TypeVar("T")
 
 SAVEPOINT = "metacore_guest"
 LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
@@ -150,18 +149,3 @@ async def _driver(transaction: Transaction) -> Connection:
     if not driver.is_in_transaction():
         raise Refused(HostCode.NO_ACTIVE_TX, "the action's transaction is over")
     return driver
-
-
-async def finished(work: Awaitable[T]) -> T:
-    """Await `work` to its end, whoever is cancelled meanwhile; the cancellation follows then."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        task.exception()
-        raise cancelled
-    return task.result()
