@@ -92,12 +92,16 @@ class Processes:
 
 
 def _start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 when it is gone or a zombie (proc(5), stat field 22)."""
+    """When a process started, in clock ticks since boot; 0 when it is gone or a zombie (proc(5), stat field 22).
+
+    A process whose first thread is a zombie holds its sockets until the last thread has ended.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        ended = fields[0] in ("Z", "X") and len(list(Path(f"/proc/{pid}/task").iterdir())) <= 1
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return 0 if fields[0] in ("Z", "X") else int(fields[19])
+    return 0 if ended else int(fields[19])
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

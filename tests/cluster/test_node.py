@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,9 +50,10 @@ def traces(name: str, state: Path) -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def other(cluster: Cluster, tmp_path: Path) -> Iterator[Cluster]:
-    """A second cluster with a pod on it."""
-    found = Cluster(tmp_path / "state", cluster.node.binaries)
+def other(cluster: Cluster) -> Iterator[Cluster]:
+    """A second cluster with a pod on it. Its folder has a short name, for sockets lie in it (unix(7): 107 bytes)."""
+    folder = Path(tempfile.mkdtemp(prefix="node-"))
+    found = Cluster(folder / "state", cluster.node.binaries)
     try:
         found.up()
         found.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=60s")
@@ -59,6 +62,7 @@ def other(cluster: Cluster, tmp_path: Path) -> Iterator[Cluster]:
         yield found
     finally:
         found.down()
+        shutil.rmtree(folder)
 
 
 def test_it_ends_without_a_trace(cluster: Cluster, other: Cluster) -> None:

@@ -227,7 +227,7 @@ async def test_a_database_that_cannot_say_changes_nothing(
 ) -> None:
     async with kernels(database_urls.kernel, {}) as (one,):
         ada = await register(one.client, "ada@example.com")
-        await one.client.put(MODE, json={"mode": "enforce"}, headers=ada)
+        assert (await one.client.put(MODE, json={"mode": "enforce"}, headers=ada)).status_code == 200
         await owner_db.postgres.execute("REVOKE SELECT ON metacore_mode FROM metacore_kernel")
         for _ in range(3):
             await one.app.enforcement.modes.follow()

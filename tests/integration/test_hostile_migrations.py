@@ -15,7 +15,7 @@ from tests.tickets import TRUSTED, make_bundle, signed, tickets_manifest
 
 from metacore.db.database import Database
 from metacore.errors import InstallFailed, MetacoreError, MigrationRefused
-from metacore.installer import execute
+from metacore.installer import pending
 from metacore.installer.execute import Installer
 from metacore.installer.names import role_name
 from metacore.installer.sql_migrations import JudgedMigration, JudgedStatement, Migration
@@ -202,7 +202,7 @@ async def test_even_without_a_judge_the_role_cannot_leave_its_schema(
 ) -> None:
     installer, acme = await served(owner_db)
     before = [line for line in await everything(database_urls) if not line.startswith("addon tickets")]
-    monkeypatch.setattr(execute, "judge", unjudged)
+    monkeypatch.setattr(pending, "judge", unjudged)
     for what, sql in BEYOND.items():
         with pytest.raises(MetacoreError) as failure:
             await install_sql(installer, acme, SETUP, sql, version="1.1.0")
@@ -218,7 +218,7 @@ async def test_even_without_a_judge_what_it_leaves_behind_is_looked_at_before_it
 ) -> None:
     installer, acme = await served(owner_db)
     before = [line for line in await everything(database_urls) if not line.startswith("addon tickets")]
-    monkeypatch.setattr(execute, "judge", unjudged)
+    monkeypatch.setattr(pending, "judge", unjudged)
     for what, sql in FOUND_AFTERWARDS.items():
         with pytest.raises(InstallFailed, match="is taken back") as failure:
             await install_sql(installer, acme, SETUP, sql, version="1.1.0")
@@ -235,7 +235,7 @@ async def test_one_statement_is_what_the_server_sees_too(owner_db: Database, mon
         two = JudgedStatement("SELECT 1; CREATE TABLE smuggled (id int)", 1, "SelectStmt")
         return (JudgedMigration(file.version, file.name, file.path, file.checksum, (two,)),)
 
-    monkeypatch.setattr(execute, "judge", smuggling)
+    monkeypatch.setattr(pending, "judge", smuggling)
     with pytest.raises(InstallFailed, match="multiple commands"):
         await install_sql(installer, acme, SETUP, "SELECT 1", version="1.1.0")
 

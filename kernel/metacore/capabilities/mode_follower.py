@@ -46,6 +46,8 @@ class ModeFollower:
         self._apply = apply
         self._file = Path(file) if file and not fixed else None
         self._complained: set[str] = set()
+        # What was read before a wish was written must not be applied after it.
+        self._changing = asyncio.Lock()
 
     @property
     def mode(self) -> Mode:
@@ -70,9 +72,10 @@ class ModeFollower:
         """Read everybody's wish and apply what comes of it. What cannot be read stays as it was."""
         if self.wishes.fixed:
             return
-        file = await asyncio.to_thread(self._read_file) if self._file is not None else None
-        asked = await self._read_asked()
-        self._hold(replace(self.wishes, file=file, asked=asked))
+        async with self._changing:
+            file = await asyncio.to_thread(self._read_file) if self._file is not None else None
+            asked = await self._read_asked()
+            self._hold(replace(self.wishes, file=file, asked=asked))
 
     async def ask(self, mode: Mode | None, by: str) -> None:
         """Make `mode` the wish of this installation, in every kernel within a heartbeat and in this one at once. None
@@ -81,14 +84,15 @@ class ModeFollower:
         Raises:
             Conflict: the mode is not the API's to change; the message says whose it is.
         """
-        if self.refusal:
-            raise Conflict(self.refusal, code="mode_fixed")
-        now = datetime.datetime.now(datetime.UTC)
-        values = {"mode": mode.value if mode is not None else "", "changed_by": by[:320], "changed_at": now}
-        async with self._database.transaction(None) as connection:
-            await connection.execute(sa.update(ModeRow).where(ModeRow.id == MODE_ROW).values(**values))
-        log.warning("enforcer.mode_asked", category="enforcer", mode=values["mode"] or "withdrawn", by=by)
-        self._hold(replace(self.wishes, asked=Asked(mode, by, now) if mode is not None else None))
+        async with self._changing:
+            if self.refusal:
+                raise Conflict(self.refusal, code="mode_fixed")
+            now = datetime.datetime.now(datetime.UTC)
+            values = {"mode": mode.value if mode is not None else "", "changed_by": by[:320], "changed_at": now}
+            async with self._database.transaction(None) as connection:
+                await connection.execute(sa.update(ModeRow).where(ModeRow.id == MODE_ROW).values(**values))
+            log.warning("enforcer.mode_asked", category="enforcer", mode=values["mode"] or "withdrawn", by=by)
+            self._hold(replace(self.wishes, asked=Asked(mode, by, now) if mode is not None else None))
 
     def _hold(self, wishes: Wishes) -> None:
         before, self.wishes = self.wishes, wishes
