@@ -46,7 +46,8 @@ class Housekeeping:
             if self._installer is not None:
                 await self._purge("rehearsals", self._installer.sweep())
             try:
-                await asyncio.wait_for(stop.wait(), self._interval)
+                async with asyncio.timeout(self._interval):
+                    await stop.wait()
             except TimeoutError:
                 continue
 

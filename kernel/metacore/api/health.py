@@ -48,7 +48,8 @@ class Readiness:
 
     async def _one(self, name: str, check: Check) -> str:
         try:
-            await asyncio.wait_for(check(), self._seconds)
+            async with asyncio.timeout(self._seconds):
+                await check()
         except MetacoreError as error:
             return error.message
         except TimeoutError:

@@ -79,7 +79,8 @@ class Listener:
     async def _keep(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._ping_seconds)
+                async with asyncio.timeout(self._ping_seconds):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 await self._check()

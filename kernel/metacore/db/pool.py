@@ -34,7 +34,8 @@ async def open_pool(
 async def close_pool(pool: asyncpg.Pool[asyncpg.Record]) -> None:
     """Close politely, then by force: a stuck statement must not hold a shutdown."""
     try:
-        await asyncio.wait_for(pool.close(), CLOSE_SECONDS)
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await pool.close()
     except TimeoutError:
         pool.terminate()
 

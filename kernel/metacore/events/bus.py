@@ -172,7 +172,8 @@ class Bus:
     async def stop(self, seconds: float = 5.0) -> None:
         """Let handlers finish for a while, then stop them."""
         try:
-            await asyncio.wait_for(self.drain(), seconds)
+            async with asyncio.timeout(seconds):
+                await self.drain()
         except TimeoutError:
             workers = list(self._workers)
             log.warning("bus.stopped_early", handlers=len(workers))
@@ -214,7 +215,8 @@ class Bus:
         try:
             result = subscription.handler(event)
             if inspect.isawaitable(result):
-                await asyncio.wait_for(result, self._handler_seconds)
+                async with asyncio.timeout(self._handler_seconds):
+                    await result
         except Exception as error:
             if self._metrics is not None:
                 self._metrics.bus_failures.labels(subscription.addon_key).inc()

@@ -120,7 +120,8 @@ class Relay:
         failures = 0
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(signal.wait(), self._poll_seconds)
+                async with asyncio.timeout(self._poll_seconds):
+                    await signal.wait()
             signaled = signal.is_set()
             signal.clear()
             try:

@@ -65,7 +65,8 @@ class ModeRollouts:
             await self._guarded("turn", self._bounded())
             self._on_turn()
             try:
-                await asyncio.wait_for(stop.wait(), self._pulse)
+                async with asyncio.timeout(self._pulse):
+                    await stop.wait()
             except TimeoutError:
                 continue
 

@@ -108,7 +108,8 @@ class Wakes:
         led, swept = False, -self._sweep_seconds
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._some.wait(), min(1.0, self._sweep_seconds))
+                async with asyncio.timeout(min(1.0, self._sweep_seconds)):
+                    await self._some.wait()
             self._some.clear()
             leading = self._leading()
             try:

@@ -122,7 +122,8 @@ class JobWorker:
                 log.warning("jobs.database_lost", error=type(error).__name__)
                 sleep = TROUBLE_SECONDS
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), sleep)
+                async with asyncio.timeout(sleep):
+                    await self._wake.wait()
 
     async def _take(self) -> float:
         """Begin as many jobs as there is room for; how many seconds may pass before there can be another one."""
@@ -204,7 +205,8 @@ class JobWorker:
                 continue
             before = dict(self._running)
             try:
-                held = await asyncio.wait_for(self._store.renew(self._name, self._lease), self._lease / 3)
+                async with asyncio.timeout(self._lease / 3):
+                    held = await self._store.renew(self._name, self._lease)
                 renewed = time.monotonic()
             except LOST as error:
                 log.warning("jobs.lease_not_renewed", error=type(error).__name__)
