@@ -124,6 +124,12 @@ async def make_open_tables(world: World) -> None:
             await connection.execute(f"CREATE TABLE {target} (LIKE {source} INCLUDING ALL)")
             await connection.execute(f"INSERT INTO {target} OVERRIDING SYSTEM VALUE SELECT * FROM {source}")
             await connection.execute(f"VACUUM (ANALYZE, FREEZE) {target}")
+            # A copy counts from one again, whatever it holds already.
+            sequence = await connection.fetchval("SELECT pg_get_serial_sequence($1, 'id')", target)
+            if sequence is not None:
+                await connection.execute(
+                    f"SELECT setval('{sequence}', (SELECT coalesce(max(id), 0) + 1 FROM {target}))"
+                )
             await connection.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {target} TO {KERNEL_ROLE}")
     finally:
         await connection.close()

@@ -93,7 +93,7 @@ async def test_filters_and_pages(plane: Plane) -> None:
     for number in range(5):
         await misbehave(plane, plane.ada, f"addon_crm.t{number}")
     await misbehave(plane, plane.ada, "api.example.com:443", kind="http:fetch")
-    plane.app.enforcer.mode = Mode.ENFORCE
+    await plane.app.enforcement.modes.ask(Mode.ENFORCE, "the test")
     await misbehave(plane, plane.ada, "addon_crm.t0")
     whole = await listed(plane, plane.ada, per_page=3)
     assert (len(whole["data"]), whole["meta"]) == (3, {"total": 7, "page": 1, "per_page": 3, "last_page": 3})
@@ -186,7 +186,7 @@ async def test_the_bus_holds_addons_to_their_grants_and_their_organizations(plan
         await bus.publish("kernel", "billing.paid", organization, {})
     await bus.drain()
     assert seen == [("billing.paid", ada)]
-    plane.app.enforcer.mode = Mode.ENFORCE
+    await plane.app.enforcement.modes.ask(Mode.ENFORCE, "the test")
     await bus.publish("kernel", "billing.paid", ada, {})
     await bus.drain()
     assert len(seen) == 1
