@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from metacore import logs
 from metacore.api.errors import from_http
+from metacore.api.front import FrontedFastAPI
 from metacore.app import App
 from metacore.app_config import AppConfig
 from metacore.db.database import Database
@@ -75,7 +76,7 @@ def create_asgi(settings: Settings) -> FastAPI:
         yield
         await database.close()
 
-    web = FastAPI(
+    web = FrontedFastAPI(
         title="Metacore",
         version=__version__,
         docs_url=None,

@@ -252,7 +252,7 @@ def _replacement(match: re.Match[str]) -> str:
 
 
 def _timestamp(at: float) -> str:
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def _json(value: Any, **_options: Any) -> str:

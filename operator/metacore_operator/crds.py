@@ -88,8 +88,8 @@ RULES: Mapping[type[BaseModel], Sequence[Rule]] = {
     ),
     Capabilities: (
         (
-            "!has(self.list) || size(self.list) == 0 || self.accept == 'Listed'",
-            "list has a meaning only with accept: Listed",
+            "!has(self.list) || size(self.list) == 0 || self.accept != 'Always'",
+            "list has no meaning with accept: Always",
         ),
     ),
 }

@@ -7,6 +7,8 @@ from typing import Final
 
 KERNEL: Final = "kernel"
 ALONE: Final = "kernel, coalescing off"
+TWO: Final = "2 workers"
+TWO_ALONE: Final = "2 workers, coalescing off"
 DRIVER: Final = "driver"
 OPEN: Final = "driver, no isolation"
 ORM: Final = "ORM + pydantic"
@@ -32,7 +34,9 @@ COMPARISONS: Final = (
     *(Comparison("list", "list 100", connections, KERNEL, DRIVER, 0.65) for connections in (1, 16, 64)),
     Comparison("list", "list 20, not counted", 16, KERNEL, DRIVER),
     *(Comparison("get", "get", connections, KERNEL, DRIVER) for connections in (1, 16, 64)),
-    Comparison("orm", "list 20", 16, KERNEL, ORM, 5.0),
+    # The more rows there are, the more of a counted list is PostgreSQL's counting, the same for both.
+    Comparison("orm", "list 20", 16, KERNEL, ORM),
+    Comparison("orm", "list 20, not counted", 16, KERNEL, ORM, 5.0),
     Comparison("orm", "list 100", 16, KERNEL, ORM, 5.0),
     Comparison("core", "get", 16, KERNEL, CORE, 4.0),
     Comparison("keyset", "page at depth", 1, KERNEL, FIRST_PAGE, 0.9),
@@ -43,11 +47,13 @@ COMPARISONS: Final = (
     Comparison("lone", "get", 1, KERNEL, ALONE, 0.97),
     Comparison("lone", "create", 1, KERNEL, ALONE, 0.97),
     Comparison("coalescing", "get", 16, KERNEL, ALONE),
-    Comparison("coalescing", "get", 64, KERNEL, ALONE, 2.0),
+    Comparison("coalescing", "get", 64, KERNEL, ALONE),
+    Comparison("coalescing", "get", 64, TWO, TWO_ALONE, 2.0),
     Comparison("coalescing", "the same list 20", 64, KERNEL, ALONE),
     *(Comparison("create", "create", connections, KERNEL, DRIVER) for connections in (1, 16, 64)),
     Comparison("coalescing", "create", 16, KERNEL, ALONE),
-    Comparison("coalescing", "create", 64, KERNEL, ALONE, 2.5),
+    Comparison("coalescing", "create", 64, KERNEL, ALONE),
+    Comparison("coalescing", "create", 64, TWO, TWO_ALONE, 1.8),
     Comparison("core", "create", 16, KERNEL, CORE, 4.0),
     *(Comparison("update", "update", connections, KERNEL, DRIVER) for connections in (1, 16, 64)),
     Comparison("core", "update", 16, KERNEL, CORE, 4.0),
@@ -56,6 +62,7 @@ COMPARISONS: Final = (
 WRITES: Final = frozenset({"create", "update"})
 NEEDS_MORE_ROUNDS: Final = frozenset({"lone", "isolation", "keyset"})
 """Their goals lie near 1, within the noise of a few rounds."""
+MORE_ROUNDS: Final = 3
 
 MEMORY: Final = "memory"
 HUB: Final = "hub"

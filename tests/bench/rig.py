@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,14 @@ from tests.bench.world import PASSWORD, Account, World
 
 from metacore.db import channels
 
-KERNELS = {goals.KERNEL: {}, goals.ALONE: {"METACORE_COALESCE": "false"}}
+COALESCING_OFF = {"METACORE_COALESCE": "false"}
+KERNELS: Mapping[str, tuple[int, Mapping[str, str]]] = {
+    goals.KERNEL: (1, {}),
+    goals.ALONE: (1, COALESCING_OFF),
+    goals.TWO: (2, {}),
+    goals.TWO_ALONE: (2, COALESCING_OFF),
+}
+"""The workers and settings of each."""
 SETTLE_SECONDS = 30
 UNNUMBERED = "SELECT EXISTS (SELECT FROM metacore_events WHERE position IS NULL)"
 KEYSET_DEPTH = 50_000
@@ -85,10 +92,11 @@ async def rigged(world: World, wanted: Collection[str], say: Callable[[str], Non
         say("starting the servers")
         relaying = await stack.enter_async_context(world.kernel("relaying"))
         servers: dict[str, Child] = {}
-        for who in wanted:
+        for who in sorted(wanted):
             if who in KERNELS:
                 name = re.sub(r"\W+", "-", who)
-                servers[who] = await stack.enter_async_context(world.kernel(name, **KERNELS[who]))
+                workers, settings = KERNELS[who]
+                servers[who] = await stack.enter_async_context(world.kernel(name, workers=workers, **settings))
         if not {goals.ORM, goals.CORE}.isdisjoint(wanted):
             yardsticks = await stack.enter_async_context(_yardsticks(world))
             servers |= dict.fromkeys((goals.ORM, goals.CORE), yardsticks)

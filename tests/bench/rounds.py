@@ -12,7 +12,7 @@ Side = Callable[[int, float], Awaitable[Result]]
 """Keeps so many callers busy for so many seconds."""
 
 SLOT_SECONDS = 0.25
-WARM_UP_SECONDS = 0.2
+WARM_UP_SECONDS = 0.5
 FEWEST_ROUNDS = 3
 
 

@@ -34,16 +34,18 @@ async def run(groups: Collection[str], *, rows: int, seconds: float, fast: bool,
     if chosen or goals.MEMORY in groups:
         memory = goals.MEMORY in groups
         carried = goals.ADDONS_IN_MEMORY - 1 if memory else 0
-        wanted = {who for comparison in chosen for who in (comparison.ours, comparison.yardstick)}
-        if memory:
-            wanted.add(goals.KERNEL)
-        async with (
-            prepared(rows=rows, carried=carried, fast=fast, say=say) as world,
-            rigged(world, sorted(wanted), say) as rig,
-        ):
-            found += await _compare(rig, chosen, seconds, say)
-            if memory:
-                found.append(_memory(rig, worked=bool(chosen)))
+        single = [each for each in chosen if each.ours != goals.TWO]
+        async with prepared(rows=rows, carried=carried, fast=fast, say=say) as world:
+            if single or memory:
+                async with rigged(world, _taking_part(single) | ({goals.KERNEL} if memory else set()), say) as rig:
+                    found += await _compare(rig, single, seconds, say)
+                    if memory:
+                        found.append(_memory(rig, worked=bool(single)))
+            # Each kernel process reads every event of the others, so these are not there while those are measured.
+            if double := [each for each in chosen if each.ours == goals.TWO]:
+                async with rigged(world, _taking_part(double), say) as rig:
+                    found += await _compare(rig, double, seconds, say)
+        found.sort(key=lambda row: goals.GROUPS.index(row.group))
     if goals.HUB in groups:
         with tempfile.TemporaryDirectory(prefix="metacore-bench-") as folder:
             found += await fanout.measure(Path(folder), say)
@@ -51,6 +53,10 @@ async def run(groups: Collection[str], *, rows: int, seconds: float, fast: bool,
         say("sandbox")
         found += [_wasm_row(*row) for row in await wasm.measure()]
     return found
+
+
+def _taking_part(comparisons: Sequence[Comparison]) -> set[str]:
+    return {who for each in comparisons for who in (each.ours, each.yardstick)}
 
 
 def _memory(rig: Rig, *, worked: bool) -> Row:
@@ -69,7 +75,7 @@ async def _compare(rig: Rig, chosen: Sequence[Comparison], seconds: float, say: 
         here = [each for each in chosen if (each.work, each.connections) == (work, connections)]
         names = list(dict.fromkeys(who for each in here for who in (each.ours, each.yardstick)))
         say(f"{number}/{len(places)} {work}, {_connections(connections)}: {', '.join(names)}")
-        longer = 2 if any(each.group in goals.NEEDS_MORE_ROUNDS for each in here) else 1
+        longer = goals.MORE_ROUNDS if any(each.group in goals.NEEDS_MORE_ROUNDS for each in here) else 1
         standings = await take_turns(
             {who: rig.side(who, work, connections) for who in names},
             connections=connections,
@@ -83,7 +89,7 @@ async def _compare(rig: Rig, chosen: Sequence[Comparison], seconds: float, say: 
             ours, yardstick = standings[each.ours], standings[each.yardstick]
             rows[each] = Row(
                 group=each.group,
-                what=f"{work}, {_connections(connections)}",
+                what=f"{work}, {_connections(connections)}" + (f", {each.ours}" if each.ours == goals.TWO else ""),
                 ours=ours.per_second,
                 unit="/s",
                 against=each.yardstick,
@@ -92,8 +98,7 @@ async def _compare(rig: Rig, chosen: Sequence[Comparison], seconds: float, say: 
                 at_least=each.goal,
                 failed=ours.failed + yardstick.failed,
             )
-    ordered = sorted(chosen, key=lambda comparison: goals.GROUPS.index(comparison.group))
-    return [rows[comparison] for comparison in ordered]
+    return [rows[comparison] for comparison in chosen]
 
 
 def _connections(number: int) -> str:

@@ -81,9 +81,9 @@ class World:
     rows: int
 
     @asynccontextmanager
-    async def kernel(self, name: str, **settings: str) -> AsyncIterator[Child]:
-        """A process of `metacore serve` with one worker."""
-        command = [sys.executable, "-m", "metacore.cli", "serve", "--with-parent"]
+    async def kernel(self, name: str, *, workers: int = 1, **settings: str) -> AsyncIterator[Child]:
+        """A running `metacore serve`."""
+        command = [sys.executable, "-m", "metacore.cli", "serve", "--with-parent", "--workers", str(workers)]
         environment = {**self.environment, **settings}
         async with running(name, command, environment=environment, folder=self.folder, ready="/readyz") as child:
             yield child

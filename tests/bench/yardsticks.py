@@ -94,7 +94,7 @@ class ItemOut(BaseModel):
 
 
 class Meta(BaseModel):
-    total: int
+    total: int | None
     page: int
     per_page: int
 
@@ -159,15 +159,19 @@ application = FastAPI()
 
 
 @application.get("/orm/items")
-async def list_items(caller: CurrentCaller, session: OpenSession, page: int = 1, per_page: int = 20) -> Page:
+async def list_items(
+    caller: CurrentCaller, session: OpenSession, page: int = 1, per_page: int = 20, count: str = "exact"
+) -> Page:
     mine = (Item.organization_id == caller.organization_id, Item.deleted_at.is_(None))
-    total = await session.scalar(sa.select(sa.func.count()).select_from(Item).where(*mine))
+    total = None
+    if count != "none":
+        total = await session.scalar(sa.select(sa.func.count()).select_from(Item).where(*mine))
     order = (Item.created_at.desc(), Item.id.desc())
     found = sa.select(Item).where(*mine).order_by(*order).limit(per_page).offset((page - 1) * per_page)
     items = (await session.scalars(found)).all()
     return Page(
         data=[ItemOut.model_validate(item) for item in items],
-        meta=Meta(total=total or 0, page=page, per_page=per_page),
+        meta=Meta(total=total, page=page, per_page=per_page),
     )
 
 

@@ -67,6 +67,18 @@ class ModeWorld:
                 raise AssertionError(f"{wanted} did not come, but {seen}\n{shown}\n{self.release.described()}")
             time.sleep(0.2)
 
+    def until_observed(self, mode: str, pods: int) -> None:
+        """Wait until so many pods, and no other, say themselves that they are in `mode`.
+
+        A release is settled as soon as its template meets the wish; its first kernels may still be starting then.
+        """
+        deadline = time.monotonic() + PATIENT_SECONDS
+        wanted = [(mode, mode)] * pods
+        while (seen := list(self.observed().values())) != wanted:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{wanted} did not come, but {seen}\n{self.release.described()}")
+            time.sleep(0.2)
+
     def _said(self, *, any_reason: bool) -> tuple[str, str, str]:
         path = '{.status.phase} {.status.mode} {.status.conditions[?(@.type=="Ready")].reason}'
         found = self.kubectl("get", ROLLOUT, "--ignore-not-found", "-o", f"jsonpath={path}").split()

@@ -52,15 +52,15 @@ def test_an_addon_waits_for_another_and_holds_it(world: AddonWorld) -> None:
 def test_an_upgrade_that_asks_for_more_waits_for_approval(world: AddonWorld) -> None:
     asks = [{"kind": "http:fetch", "target": "api.example.com", "reason": "rates"}]
     world.bundle("one")
-    world.declare("one", capabilities={"accept": "Listed"})
+    world.declare("one")
     world.until("condition=Ready")
     world.bundle("two", version="1.1.0", capabilities=asks)
-    world.declare("two", capabilities={"accept": "Listed"})
+    world.declare("two")
     world.until("condition=CapabilitiesAccepted=False")
     assert "http:fetch api.example.com" in world.condition("CapabilitiesAccepted")["message"]
     assert world.status()["version"] == "1.0.0" and world.request("GET")[0] == 200
 
     listed = [{"kind": "http:fetch", "target": "*.example.com"}]
-    world.declare("two", capabilities={"accept": "Listed", "list": listed})
+    world.declare("two", capabilities={"list": listed})
     world.until("jsonpath={.status.version}=1.1.0")
     world.until("condition=Ready")

@@ -161,8 +161,8 @@ async def test_a_range_that_only_the_operator_understands_is_told_in_the_status(
         ({"organizations": {"all": False}}, "may only be true; leave it out instead of false"),
         ({"organizations": {"selector": {}}}, "an empty selector selects nothing"),
         (
-            {"capabilities": {"list": [{"kind": "db:read", "target": "x"}]}},
-            "list has a meaning only with accept: Listed",
+            {"capabilities": {"accept": "Always", "list": [{"kind": "db:read", "target": "x"}]}},
+            "list has no meaning with accept: Always",
         ),
         ({"source": {"path": "/etc/passwd"}}, "path must be relative to the addons folder"),
     ],

@@ -229,9 +229,8 @@ async def test_a_file_renamed_by_an_editor_deletes_nothing(world: FolderWorld, a
 
 
 async def test_an_upgrade_that_asks_for_more_waits_until_it_is_listed(world: FolderWorld, acme: OrganizationId) -> None:
-    listed = [{"kind": "event:emit", "target": "tickets.*"}]
     world.bundle("tickets.tar.gz")
-    world.declare(capabilities={"accept": "Listed", "list": listed})
+    world.declare()
     async with world.reconciling():
         await world.until(Reason.SUCCEEDED)
 
@@ -242,8 +241,7 @@ async def test_an_upgrade_that_asks_for_more_waits_until_it_is_listed(world: Fol
         assert world.condition("CapabilitiesAccepted") == ("False", "CapabilitiesPending")
         assert world.served(acme) == "1.0.0"
 
-        more = [*listed, {"kind": "http:fetch", "target": "*.example.com"}]
-        world.declare(capabilities={"accept": "Listed", "list": more})
+        world.declare(capabilities={"list": [{"kind": "http:fetch", "target": "*.example.com"}]})
         await world.until(Reason.INSTALLED, words="version 1.1.0")
     grants = json.loads(await world.owner.postgres.fetchval("SELECT grants FROM metacore_addons"))
     assert [grant["target"] for grant in grants] == ["tickets.*", "api.example.com"]

@@ -117,7 +117,7 @@ def test_what_the_resource_refuses_beyond_a_schema_is_refused_at_admission() -> 
         "exactly one of secretRef, configMapRef is needed",
         "an empty selector selects nothing; use all: true for everybody",
         "In and NotIn need values, Exists and DoesNotExist take none",
-        "list has a meaning only with accept: Listed",
+        "list has no meaning with accept: Always",
         "may only be true; leave it out instead of false",
         "must be a SHA-256 as 64 lower-case hex digits",
         "path must be relative to the addons folder",

@@ -154,6 +154,7 @@ class World:
             schema_revision=1,
             organizations={**before, **{item: before.get(item, True) for item in organizations}},
             mode=mode,
+            grants=tuple(grants or ()),
         )
         for organization in organizations:
             self.secrets.setdefault(organization, (secrets or {}).get(organization, b"made"))
@@ -447,9 +448,10 @@ async def test_declared_capabilities_are_granted() -> None:
     assert [(item.kind, item.target) for item in world.wish["grants"]] == [("db:read", "orders.items")]
 
 
-async def test_an_upgrade_that_asks_for_more_waits_and_names_it() -> None:
+@pytest.mark.parametrize("accept", ["Declared", "Listed"])
+async def test_an_upgrade_that_asks_for_more_waits_and_names_it(accept: str) -> None:
     world = World()
-    listed = {"accept": "Listed", "list": []}
+    listed = {"accept": accept, "list": []}
     ready = await world.reconcile(addon_of(capabilities=listed))
     assert isinstance(ready.decisive, Done)
     world.content = bundle_of("1.1.0", capabilities=ASKS)
@@ -462,8 +464,20 @@ async def test_an_upgrade_that_asks_for_more_waits_and_names_it() -> None:
     assert "db:read orders.items" in text(waiting) and "version 1.0.0 serves on" in text(waiting)
     assert waiting.status.condition("CapabilitiesAccepted").status == "False"  # type: ignore[union-attr]
     assert waiting.status.version == "1.0.0"
-    accepted = {"accept": "Listed", "list": [{"kind": "db:read", "target": "orders.*"}]}
+    accepted = {"accept": accept, "list": [{"kind": "db:read", "target": "orders.*"}]}
     assert (await world.reconcile(after(waiting, capabilities=accepted))).status.version == "1.1.0"
+
+
+async def test_grants_that_were_changed_from_outside_are_put_back_and_not_asked_for() -> None:
+    world = World(bundle_of(capabilities=ASKS))
+    ready = await world.reconcile()
+    assert world.row is not None
+    world.row = replace(world.row, grants=())
+
+    summary = await world.reconcile(after(ready))
+
+    assert isinstance(summary.decisive, Done)
+    assert [item.target for item in world.wish["grants"]] == ["orders.items"]
 
 
 async def test_what_is_no_longer_listed_is_taken_back_from_the_installed_version() -> None:

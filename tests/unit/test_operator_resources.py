@@ -66,7 +66,7 @@ def test_a_minimal_addon_gets_the_documented_defaults() -> None:
         ({"key": "Bad-Key"}, "spec.key", "pattern"),
         ({"enabled": "yes"}, "spec.enabled", "boolean"),
         (
-            {"capabilities": {"accept": "Declared", "list": [{"kind": "db:read", "target": "a"}]}},
+            {"capabilities": {"accept": "Always", "list": [{"kind": "db:read", "target": "a"}]}},
             "spec.capabilities",
             "",
         ),

@@ -58,6 +58,15 @@ class Grants:
                 at = target.find(".", at + 1)
         return False
 
+    def include(self, capability: Capability) -> bool:
+        """Whether whatever `capability` would grant is granted: a pattern only by itself or a wider one, and a host
+        that names no port only where every default one is."""
+        kind, target = capability.kind, capability.target
+        if kind != CapabilityKind.HTTP_FETCH:
+            return self.cover(kind, target, None)
+        host, port = split_host(target)
+        return all(self._covers_host(f"{host}:{each}") for each in (DEFAULT_PORTS if port is None else (port,)))
+
     def _add(self, kind: str, target: str) -> None:
         if kind == CapabilityKind.HTTP_FETCH:
             self._add_host(target)

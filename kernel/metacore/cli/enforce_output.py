@@ -143,16 +143,11 @@ def show_suggestion(addon: str, since: str, found: Suggestion, place: Path | Non
             output.say(f"  {json.dumps(entry, ensure_ascii=False)}")
         output.say()
         output.say("Say in each why it is needed, raise the version, build and sign the bundle, and install it.")
-        output.say(
-            "An Addon with capabilities.accept Declared (the default) grants what its bundle declares. With Listed, put"
-        )
-        output.say("them into spec.capabilities.list as well:")
+        output.say("An upgrade that asks for more waits until that is approved, in the Addon's spec.capabilities.list:")
         _show_list(found.add)
     if found.accept:
         where = f"in {place} already" if place is not None else "declared by the installed bundle"
-        output.say(
-            f"{where} and not granted: install it; where the Addon's capabilities.accept is Listed, list as well:"
-        )
+        output.say(f"{where} and not granted: install that, and approve it in the Addon's spec.capabilities.list:")
         _show_list(found.accept)
     if found.left_out:
         output.say(output.paint("cannot be granted, the addon has to change:", "33"))

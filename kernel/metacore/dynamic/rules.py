@@ -26,17 +26,21 @@ class Limits:
     message: str = ""
 
 
+NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class ColumnRules:
-    """`options` are the values that may be chosen, None when any may."""
+    """`options` are the values that may be chosen, None when any may. `limited` tells whether there are `limits`."""
 
     column: ColumnShape
     required: bool
     has_default: bool
     default: Any = None
-    limits: Limits = Limits()
+    limits: Limits = NO_LIMITS
     options: frozenset[Any] | None = None
     visible_when: VisibleWhen | None = None
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,19 +121,17 @@ def _column_rules(column: ColumnShape) -> ColumnRules:
     if declared is None:
         return ColumnRules(column, required=required, has_default=has_default)
     chooses = declared.options and declared.widget in CHOOSING_WIDGETS
+    validation = declared.validation
+    limits = Limits(validation.regex, validation.min, validation.max, validation.custom)
     return ColumnRules(
         column,
         required=required or declared.required,
         has_default=has_default or declared.default is not None or bool(declared.sequence),
         default=_default(column, declared.default),
-        limits=Limits(
-            declared.validation.regex,
-            declared.validation.min,
-            declared.validation.max,
-            declared.validation.custom,
-        ),
+        limits=limits,
         options=frozenset(option.value for option in declared.options) if chooses else None,
         visible_when=declared.visible_when,
+        limited=limits != NO_LIMITS,
     )
 
 

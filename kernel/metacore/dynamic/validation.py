@@ -198,14 +198,15 @@ def _take(
         findings.add(name, error.code, error.message)
         return
     columns[name] = value
-    limits = _limits_of(rule, custom)
-    _check_limits(rule, limits, value, findings)
+    if rule.limited:
+        limits = _limits_of(rule, custom)
+        _check_limits(rule, limits, value, findings)
+        if limits.validator:
+            _check_validator(rule, limits.validator, value, custom, findings)
     if rule.options is not None:
         chosen = raw if rule.column.kind is Kind.JSON and isinstance(raw, list) else [raw]
         if not all(_hashable(item) and item in rule.options for item in chosen):
             findings.add(name, "option", "is not one of the options")
-    if limits.validator:
-        _check_validator(rule, limits.validator, value, custom, findings)
 
 
 def _check_limits(rule: ColumnRules, limits: Limits, value: Any, findings: Findings) -> None:

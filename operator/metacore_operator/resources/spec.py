@@ -192,22 +192,25 @@ class GrantedCapability(Strict):
 
 
 class Capabilities(Strict):
-    accept: Literal["Declared", "Listed"] = Field(
+    accept: Literal["Declared", "Listed", "Always"] = Field(
         default="Declared",
-        description="Declared grants what the bundle asks for; Listed only what is listed, and asking for more waits.",
+        description=(
+            "Declared grants what the first installed version asks for; an upgrade that asks for more waits until that "
+            "is in list. Listed grants only what is in list. Always grants whatever a version asks for."
+        ),
     )
     listed: tuple[GrantedCapability, ...] = Field(
         default=(),
         alias="list",
         strict=False,
         max_length=MOST_VALUES,
-        description="What is granted when accept is Listed.",
+        description="What was approved: everything with Listed, what came later with Declared.",
     )
 
     @model_validator(mode="after")
     def _list_has_a_use(self) -> Self:
-        if self.listed and self.accept != "Listed":
-            raise PydanticCustomError("list", "`list` has a meaning only with `accept: Listed`", {})
+        if self.listed and self.accept == "Always":
+            raise PydanticCustomError("list", "`list` has no meaning with `accept: Always`", {})
         return self
 
 

@@ -11,6 +11,7 @@ import orjson
 
 from metacore.bundle.signature import Signature
 from metacore.db.database import Database
+from metacore.manifest.model import Capability
 
 LIVE_SECONDS = 10
 """A kernel is alive when it wrote a heartbeat within so many seconds of database time (architecture, decision 5)."""
@@ -44,7 +45,8 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class InstalledAddon:
-    """`organizations` maps those that have it to whether it is enabled there. `digest` is '' before an installation."""
+    """`organizations` maps those that have it to whether it is enabled there, `grants` are the accepted capabilities.
+    `digest` is '' before an installation."""
 
     key: str
     owner_uid: str
@@ -56,6 +58,7 @@ class InstalledAddon:
     schema_revision: int
     organizations: Mapping[uuid.UUID, bool]
     mode: str = "inherit"
+    grants: Sequence[Capability] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +152,7 @@ class DatabaseState:
 
     async def installed(self, key: str) -> InstalledAddon | None:
         row = await self._owner.postgres.fetchrow(
-            "SELECT key, owner_uid, digest, version, signer, source, fenced_reason, schema_revision, mode"
+            "SELECT key, owner_uid, digest, version, signer, source, fenced_reason, schema_revision, mode, grants"
             " FROM metacore_addons WHERE key = $1",
             key,
         )
@@ -169,6 +172,7 @@ class DatabaseState:
             schema_revision=row["schema_revision"],
             organizations={item["organization_id"]: item["status"] == "enabled" for item in installations},
             mode=row["mode"],
+            grants=tuple(Capability.model_validate(item) for item in orjson.loads(row["grants"] or "[]")),
         )
 
     async def installed_keys(self) -> Sequence[str]:
