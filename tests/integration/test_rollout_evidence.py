@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import uuid
 
 from metacore.addons.heartbeat import Heartbeat
@@ -46,6 +47,18 @@ async def test_what_enforcement_would_refuse_is_counted_over_all_organizations_i
     assert await ViolationWriter(kernel_db, recorder).flush()
     assert await evidence.violations(3_600) == 3
     assert await evidence.violations(4 * 3_600) == 4
+
+
+async def test_what_was_granted_since_does_not_stand_in_the_way(owner_db: Database, kernel_db: Database) -> None:
+    recorder = ViolationRecorder()
+    recorder.record(violation())
+    assert await ViolationWriter(kernel_db, recorder).flush()
+    granted = json.dumps([{"kind": "db:read", "target": "addon_crm.*", "reason": "contacts"}]).encode()
+    add = "INSERT INTO metacore_addons (key, grants) VALUES ($1, $2)"
+    await owner_db.postgres.execute(add, "other", granted)
+    assert await DatabaseEvidence(owner_db).violations(3_600) == 1
+    await owner_db.postgres.execute(add, "shop", granted)
+    assert await DatabaseEvidence(owner_db).violations(3_600) == 0
 
 
 async def test_the_modes_of_kernels_that_are_alive(owner_db: Database, kernel_db: Database) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
+import orjson
+
+from metacore.capabilities.grants import Grants
 from metacore.db.database import Database
+from metacore.manifest.model import Capability
 
 LIVE_SECONDS = 10
 """A kernel is alive when it wrote a heartbeat within so many seconds of database time (architecture, decision 5)."""
@@ -17,8 +21,8 @@ class Evidence(Protocol):
         ...
 
     async def violations(self, seconds: float) -> int:
-        """What enforcement would have refused in the last `seconds`, over all organizations: violations recorded in
-        shadow, without those that are refused in both modes.
+        """What of the last `seconds` enforcement would refuse today, over all organizations: violations recorded in
+        shadow, without those that are refused in both modes and those that were granted since.
         """
         ...
 
@@ -38,10 +42,25 @@ class DatabaseEvidence:
 
     async def violations(self, seconds: float) -> int:
         # Kernels add them up by the hour, so an hour that began before the window counts as a whole.
-        return int(
-            await self._owner.postgres.fetchval(
-                "SELECT coalesce(sum(count), 0) FROM metacore_violations WHERE mode = 'shadow' AND NOT forbidden"
-                " AND last_at > clock_timestamp() - make_interval(secs => $1)",
-                seconds,
-            )
+        recorded = await self._owner.postgres.fetch(
+            "SELECT addon_key, kind, target, sum(count)::bigint AS count FROM metacore_violations"
+            " WHERE mode = 'shadow' AND NOT forbidden AND last_at > clock_timestamp() - make_interval(secs => $1)"
+            " GROUP BY addon_key, kind, target",
+            seconds,
         )
+        granted = await self._granted({row["addon_key"] for row in recorded}) if recorded else {}
+        nothing = Grants("")
+        return sum(
+            row["count"]
+            for row in recorded
+            if not granted.get(row["addon_key"], nothing).cover(row["kind"], row["target"], None)
+        )
+
+    async def _granted(self, keys: Collection[str]) -> Mapping[str, Grants]:
+        rows = await self._owner.postgres.fetch(
+            "SELECT key, grants FROM metacore_addons WHERE key = ANY ($1::text[])", list(keys)
+        )
+        return {
+            row["key"]: Grants(row["key"], map(Capability.model_validate, orjson.loads(row["grants"] or "[]")))
+            for row in rows
+        }
