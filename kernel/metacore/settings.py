@@ -8,6 +8,7 @@ Environment variables carry the prefix `METACORE_`, except the three names that 
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
@@ -67,6 +68,10 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=8000, ge=0, le=65_535, description="Port to listen on")
+    trusted_proxies: Annotated[list[str], NoDecode] = Field(
+        default=[],
+        description="Addresses and networks of proxies whose X-Forwarded-For tells the client, comma separated",
+    )
     prefix: str = Field(default="/api", description="Where every route of the kernel hangs")
     max_body_bytes: int = Field(default=1_048_576, ge=1_024, description="Largest JSON body; more is 413")
     max_upload_bytes: int = Field(
@@ -112,11 +117,24 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        "jwt_secrets", "trusted_keys", "mode_organizations", "egress_allow_private", "egress_deny", mode="before"
+        *("jwt_secrets", "trusted_keys", "mode_organizations", "egress_allow_private", "egress_deny"),
+        "trusted_proxies",
+        mode="before",
     )
     @classmethod
     def _comma_list(cls, value: object) -> object:
         return _split(value)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for text in value:
+            try:
+                ip_network(text)
+            except ValueError as error:
+                # The server would take it for a name, and silently trust nobody.
+                raise ValueError(f"no address or network such as 10.0.0.7 or 10.0.0.0/8: {error}") from None
+        return value
 
     @property
     def enforcing(self) -> bool:

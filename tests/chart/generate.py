@@ -38,6 +38,7 @@ SET_BY_THE_CHART = frozenset(
         "mode_fixed",
         "mode_organizations",
         "port",
+        "trusted_proxies",
         "pod_name",
         "cache_dir",
         "trusted_keys",

@@ -21,6 +21,8 @@ REFUSED_BY_SCHEMA: Mapping[str, tuple[dict[str, Any], str]] = {
     "a word for a number": ({"kernel": {"replicas": "three"}}, "at '/kernel/replicas': got string, want integer"),
     "a negative number": ({"kernel": {"replicas": -1}}, "at '/kernel/replicas': minimum"),
     "a word for the mode": ({"enforce": "yes"}, "at '/enforce': got string, want"),
+    "a name for a proxy": ({"kernel": {"trustedProxies": ["proxy"]}}, "at '/kernel/trustedProxies/0'"),
+    "everybody as a proxy": ({"kernel": {"trustedProxies": ["*"]}}, "at '/kernel/trustedProxies/0'"),
     "a misspelt setting": (
         {"settings": {"METACORE_POOLSIZE": 3}},
         "at '/settings': additional properties 'METACORE_POOLSIZE' not allowed",

@@ -161,7 +161,7 @@ def test_a_new_version_of_the_chart_alone_restarts_nothing() -> None:
 
 def test_variables_of_a_kernel_are_settings_that_exist() -> None:
     known = {f"METACORE_{name.upper()}" for name in Settings.model_fields}
-    for name in ("everything", "settings", "secrets_of_its_own"):
+    for name in ("everything", "settings", "secrets_of_its_own", "ingress"):
         variables = {key for key in environment(rendered(name), "kernel") if key.startswith("METACORE_")}
         assert variables <= known
     assert set(environment(rendered("external"), "migrate")) <= known
@@ -177,6 +177,16 @@ def test_settings_arrive_as_they_were_written() -> None:
         "METACORE_LOG_LEVEL": "debug",
     }
     assert operator["METACORE_OPERATOR_WORKERS"] == "4"
+
+
+def test_trusted_proxies_arrive_as_a_list_that_the_kernel_reads() -> None:
+    written = environment(rendered("ingress"), "kernel")["METACORE_TRUSTED_PROXIES"]
+    assert Settings.model_validate({"trusted_proxies": written}).trusted_proxies == [
+        "10.244.0.0/16",
+        "fd00:10:244::/56",
+        "192.0.2.7",
+    ]
+    assert "METACORE_TRUSTED_PROXIES" not in environment(rendered("external"), "kernel")
 
 
 def test_every_setting_of_a_kernel_can_be_set_or_is_the_charts_own() -> None:

@@ -134,7 +134,11 @@ ALL: Final[Mapping[str, Mapping[str, Any]]] = {
             }
         },
     },
-    "ingress": {**EXTERNAL, "ingress": INGRESS},
+    "ingress": {
+        **EXTERNAL,
+        "ingress": INGRESS,
+        "kernel": {"trustedProxies": ["10.244.0.0/16", "fd00:10:244::/56", "192.0.2.7"]},
+    },
     "gateway": {**EXTERNAL, "httpRoute": GATEWAY},
     "load_balancer": {
         **EXTERNAL,

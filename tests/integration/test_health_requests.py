@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import httpx2
 import pytest
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import StreamingResponse
+from tests.served import serving
 
 from metacore import logs
 from metacore.api.middleware import RequestMiddleware
@@ -193,6 +195,31 @@ async def test_a_streamed_body_is_counted(served: Served, path: str) -> None:
 async def test_a_streamed_body_within_the_limit_passes(served: Served) -> None:
     reply = await served.client.post("/api/v1/things", content=chunks(b"x" * 500, b"x" * 500))
     assert reply.json() == {"size": 1000}
+
+
+async def test_a_declared_length_does_not_hide_a_body_in_chunks(served: Served) -> None:
+    headers = {"Content-Length": "10", "Transfer-Encoding": "chunked"}
+    for names in (list(headers), list(headers)[::-1]):
+        given = [(name, headers[name]) for name in names]
+        reply = await served.client.post("/api/v1/things", headers=given, content=chunks(b"x" * 600, b"x" * 600))
+        assert reply.status_code == 413
+
+
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+async def test_no_server_takes_a_large_body_in_chunks_under_a_small_length(http: str) -> None:
+    app = build(Recorded(), Metrics(process=False), [])
+    async with serving(app, http=http) as (address, _):
+        host, port = address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(
+            b"POST /api/v1/things HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"
+            b"Content-Length: 10\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"bb8\r\n" + b"x" * 3000 + b"\r\n0\r\n\r\n"
+        )
+        status = await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+    assert status.split()[1] in (b"413", b"400")
 
 
 async def test_uploads_have_a_limit_of_their_own(served: Served) -> None:

@@ -8,11 +8,14 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
 from tests.conftest import DatabaseUrls, new_database
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from metacore.cli.listening import trusted_sources
 from metacore.db.embedded import EmbeddedServer
 from metacore.db.migrate import head_revision
 
@@ -77,6 +80,63 @@ async def test_it_serves_until_it_is_asked_to_stop(database_urls: DatabaseUrls, 
     assert SECRET not in said
 
 
+async def guesses(port: int, address: str, times: int) -> list[int]:
+    """The statuses of wrong passwords for one email, said to come from `address` through a proxy on this machine."""
+    body = {"email": "ada@example.com", "password": "guessed and wrong"}
+    headers = {"X-Forwarded-For": f"198.51.100.1, {address}"}
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}/api") as client:
+        return [(await client.post("/auth/login", json=body, headers=headers)).status_code for _ in range(times)]
+
+
+@pytest.mark.parametrize("proxies", ["127.0.0.1", "10.0.0.0/8, 127.0.0.0/8"])
+async def test_behind_a_trusted_proxy_a_guesser_locks_out_only_itself(
+    database_urls: DatabaseUrls, port: int, proxies: str
+) -> None:
+    process = await start(
+        *("serve", "--port", str(port)),
+        METACORE_DATABASE_URL=database_urls.kernel,
+        METACORE_JWT_SECRETS=SECRET,
+        METACORE_TRUSTED_PROXIES=proxies,
+    )
+    await until_ready(process)
+    assert set(await guesses(port, "203.0.113.9", 10)) == {401}
+    assert await guesses(port, "203.0.113.9", 1) == [429]
+    assert await guesses(port, "203.0.113.10", 1) == [401]
+    process.send_signal(signal.SIGTERM)
+    code, said = await ended(process)
+    assert code == 0, said
+
+
+@pytest.mark.parametrize("proxies", ["", "10.0.0.0/8"])
+async def test_nobody_else_chooses_the_address_they_come_from(
+    database_urls: DatabaseUrls, port: int, proxies: str
+) -> None:
+    process = await start(
+        *("serve", "--port", str(port)),
+        METACORE_DATABASE_URL=database_urls.kernel,
+        METACORE_JWT_SECRETS=SECRET,
+        METACORE_TRUSTED_PROXIES=proxies,
+    )
+    await until_ready(process)
+    statuses = [status for n in range(11) for status in await guesses(port, f"203.0.113.{n}", 1)]
+    assert statuses == [401] * 10 + [429]
+    process.send_signal(signal.SIGTERM)
+    code, said = await ended(process)
+    assert code == 0, said
+
+
+def test_a_proxy_is_trusted_also_where_its_address_comes_mapped() -> None:
+    trusted = ProxyHeadersMiddleware(_nothing, trusted_sources(["10.1.0.0/16", "192.0.2.7", "fd00::/64"])).trusted_hosts
+    for address in ("10.1.2.3", "::ffff:10.1.2.3", "192.0.2.7", "::ffff:192.0.2.7", "fd00::5"):
+        assert address in trusted
+    for address in ("10.2.0.1", "::ffff:10.2.0.1", "192.0.2.8", "::ffff:192.0.2.8", "fd00:1::5", "", "proxy"):
+        assert address not in trusted
+
+
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    return None
+
+
 async def test_workers_share_one_port_and_leave_together(database_urls: DatabaseUrls, port: int) -> None:
     process = await start(
         *("serve", "--port", str(port), "--workers", "2", "--with-parent"),
@@ -110,6 +170,9 @@ async def test_it_refuses_to_serve_as_a_role_that_may_do_more(database_urls: Dat
     [
         ([], {}, "METACORE_DATABASE_URL is not set"),
         ([], {"METACORE_PORT": "many"}, "METACORE_PORT"),
+        ([], {"METACORE_TRUSTED_PROXIES": "10.0.0.0/8,proxy"}, "METACORE_TRUSTED_PROXIES: Value error, no address"),
+        ([], {"METACORE_TRUSTED_PROXIES": "10.0.0.1/8"}, "10.0.0.1/8 has host bits set"),
+        ([], {"METACORE_TRUSTED_PROXIES": "*"}, "METACORE_TRUSTED_PROXIES"),
         (["--workers", "2"], {"METACORE_DATABASE_URL": "postgresql://x"}, "METACORE_JWT_SECRETS"),
     ],
 )

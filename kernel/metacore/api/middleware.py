@@ -144,15 +144,24 @@ class RequestMiddleware:
         return PayloadTooLarge(f"the body is larger than {self.body_limit(path)} bytes")
 
     def _read_headers(self, scope: Scope) -> tuple[bytes, int | None]:
-        """The request's id, the caller's or a new one, and the Content-Length if there is one."""
+        """The request's id, the caller's or a new one, and how long its body is, if that is known.
+
+        A body in chunks ends where they end, whatever Content-Length says (RFC 9112, 6.3), and not every server
+        refuses a request that has both.
+        """
         identifier = b""
         content_length: int | None = None
+        chunked = False
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 if _SANE_ID.fullmatch(value):
                     identifier = value
             elif name == b"content-length" and value.isdigit():
                 content_length = int(value)
+            elif name == b"transfer-encoding":
+                chunked = True
+        if chunked:
+            content_length = None
         return identifier or f"{self._id_prefix}-{next(self._ids):x}".encode(), content_length
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterable
+from ipaddress import ip_network
 
 from metacore.errors import Misconfigured
 
@@ -49,6 +51,17 @@ def adopt(descriptor: int) -> socket.socket:
     except OSError as error:
         raise Misconfigured(f"file descriptor {descriptor} is no socket: {error.strerror}") from error
     return listener
+
+
+def trusted_sources(networks: Iterable[str]) -> list[str]:
+    """Addresses and networks as a server sees them come: on a socket for both families, IPv4 comes as mapped IPv6."""
+    sources: list[str] = []
+    for text in networks:
+        network = ip_network(text)
+        sources.append(str(network))
+        if network.version == 4:
+            sources.append(f"::ffff:{network.network_address}/{network.prefixlen + 96}")
+    return sources
 
 
 def shown_address(listener: socket.socket) -> str:

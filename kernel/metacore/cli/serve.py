@@ -14,7 +14,7 @@ from uvicorn.supervisors import Multiprocess
 
 from metacore.asgi import create_asgi
 from metacore.cli.environment import read_settings
-from metacore.cli.listening import adopt, listen
+from metacore.cli.listening import adopt, listen, trusted_sources
 from metacore.errors import Misconfigured
 from metacore.ws.protocol import UVICORN_OPTIONS
 
@@ -47,7 +47,9 @@ def serve(
         lifespan="on",
         log_config=None,
         access_log=False,
-        proxy_headers=False,
+        # Only where somebody is trusted, so that others do not pay for looking at each request's headers.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=trusted_sources(settings.trusted_proxies),
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
