@@ -33,9 +33,6 @@ REFERENCE_RULES: set[Rule] = {
     ("", "configmaps", "", "get"),
     ("", "secrets", "", "get create patch"),
 }
-DEFINITION_RULES: set[Rule] = {
-    ("apiextensions.k8s.io", "customresourcedefinitions", "addons.metacore.dev", "get"),
-}
 
 
 def granted(name: str) -> dict[str, set[Rule]]:
@@ -57,12 +54,12 @@ def granted(name: str) -> dict[str, set[Rule]]:
     return found
 
 
-def test_by_default_it_works_in_the_namespace_of_the_release() -> None:
-    assert granted("external") == {NAMESPACE: RELEASE_RULES | ADDON_RULES | REFERENCE_RULES, "*": DEFINITION_RULES}
+@pytest.mark.parametrize("name", ["external", "namespace_only"])
+def test_by_default_it_has_no_right_beyond_the_namespace_of_the_release(name: str) -> None:
+    assert granted(name) == {NAMESPACE: RELEASE_RULES | ADDON_RULES | REFERENCE_RULES}
 
 
-def test_it_can_do_without_any_right_beyond_its_namespace() -> None:
-    assert granted("namespace_only") == {NAMESPACE: RELEASE_RULES | ADDON_RULES | REFERENCE_RULES}
+def test_nothing_need_be_created_outside_of_the_namespace_of_the_release() -> None:
     assert not of_kind(rendered("namespace_only"), "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition")
 
 
@@ -71,7 +68,6 @@ def test_in_several_namespaces_it_has_a_role_in_each_and_no_references_in_the_re
         NAMESPACE: RELEASE_RULES,
         "team-a": ADDON_RULES | REFERENCE_RULES,
         "team-b": ADDON_RULES | REFERENCE_RULES,
-        "*": DEFINITION_RULES,
     }
 
 
@@ -79,7 +75,7 @@ def test_cluster_wide_it_sees_addons_everywhere_and_references_where_it_was_told
     assert granted("cluster_wide") == {
         NAMESPACE: RELEASE_RULES | REFERENCE_RULES,
         "shared": REFERENCE_RULES,
-        "*": ADDON_RULES | DEFINITION_RULES,
+        "*": ADDON_RULES,
     }
 
 

@@ -120,7 +120,7 @@ ALL: Final[Mapping[str, Mapping[str, Any]]] = {
             "tenancy": [{"namespaces": ["team-*"], "organizations": ["Acme", "Globex"]}],
         },
     },
-    "namespace_only": {**EXTERNAL, "operator": {"readDefinition": False}, "crds": {"install": False}},
+    "namespace_only": {**EXTERNAL, "crds": {"install": False}},
     "careful": {
         **EXTERNAL,
         "operator": {"modeRollout": {"canarySeconds": 600, "maxViolations": 0, "violationWindow": 86400}},

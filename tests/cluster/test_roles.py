@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from tests.chart.test_roles import ADDON_RULES, DEFINITION_RULES, REFERENCE_RULES, RELEASE_RULES, Rule
+from tests.chart.test_roles import ADDON_RULES, REFERENCE_RULES, RELEASE_RULES, Rule
 from tests.cluster.cluster import Cluster
 from tests.cluster.release import Release
 
@@ -42,7 +42,6 @@ def named(rules: set[Rule]) -> set[Rule]:
 
 RELEASE = named(RELEASE_RULES)
 ADDONS = named(ADDON_RULES | REFERENCE_RULES)
-DEFINITION = named(DEFINITION_RULES)
 
 
 def rights(cluster: Cluster, account: str, home: str, namespace: str) -> tuple[set[Rule], set[str]]:
@@ -93,9 +92,8 @@ def test_each_account_may_do_what_is_listed_and_no_more(cluster: Cluster, alone:
         here, paths = rights(cluster, account, home, home)
         elsewhere, _ = rights(cluster, account, home, "default")
         wanted = RELEASE | ADDONS if account == "metacore-operator" else set()
-        beyond = DEFINITION if account == "metacore-operator" else set()
-        assert here == wanted | beyond | EVERYBODY, account
-        assert elsewhere == beyond | EVERYBODY, account
+        assert here == wanted | EVERYBODY, account
+        assert elsewhere == EVERYBODY, account
         assert paths <= PATHS, account
 
 

@@ -220,6 +220,41 @@ async def test_a_request_that_kills_its_workers_is_given_up(owner_db: Database, 
     assert isinstance(outcome.error, Unavailable)
 
 
+@pytest.mark.parametrize("unsigned", [False, True])
+async def test_installations_wait_until_it_is_known_who_may_sign_and_nothing_else_does(
+    owner_db: Database, kernel_db: Database, unsigned: bool
+) -> None:
+    """An operator reads the trust from its cluster a moment after it started, or much later."""
+    keys = TrustedKeys((), allow_unsigned=True) if unsigned else TRUSTED
+    known = False
+
+    def trusted() -> TrustedKeys:
+        if not known:
+            raise Unavailable("the trusted keys are not known yet")
+        return keys
+
+    acme, globex = principal(await make_organization(owner_db)), principal(await make_organization(owner_db))
+    await ask_install(kernel_db, acme)
+    assert await worker(owner_db).run_pending() == 1
+    early = RequestWorker(owner_db, Installer(owner_db, sealer=SEALER), trusted, SEALER)
+    content, signature = signed(make_bundle(tickets_manifest()))
+    installing = await requests.submit(
+        kernel_db, globex, "install", "tickets", bundle=content, signature=None if unsigned else signature
+    )
+    disabling = await requests.submit(kernel_db, acme, "disable", "tickets")
+    for _ in range(requests.MAX_TRIES + 1):
+        await early.run_pending()
+    assert (await ended(kernel_db, acme, disabling)).status == "done"
+    waiting = await ended(kernel_db, globex, installing)
+    assert (waiting.status, waiting.error) == ("pending", None)
+
+    known = True
+    assert await early.run_pending() == 1
+
+    done = await ended(kernel_db, globex, installing)
+    assert (done.status, done.error) == ("done", None)
+
+
 async def test_a_worker_that_is_stopped_gives_its_request_back(owner_db: Database, kernel_db: Database) -> None:
     begun = asyncio.Event()
 

@@ -34,7 +34,8 @@ from metacore.secrets import Sealer
 
 log = get_logger(__name__)
 
-KINDS = ("install", "enable", "disable", "uninstall", "rotate_secret")
+INSTALL = "install"
+KINDS = (INSTALL, "enable", "disable", "uninstall", "rotate_secret")
 PENDING, RUNNING, DONE, FAILED = "pending", "running", "done", "failed"
 
 LEASE = datetime.timedelta(seconds=30)
@@ -82,7 +83,7 @@ async def submit(
     Raises:
         InvalidInput: an unknown kind, or an install without a bundle.
     """
-    if kind not in KINDS or (kind == "install" and bundle is None):
+    if kind not in KINDS or (kind == INSTALL and bundle is None):
         raise InvalidInput(f"a request is one of {', '.join(KINDS)}, and an install brings a bundle")
     request_id = new_uuid()
     async with db.transaction(principal.organization_id) as connection:
@@ -171,8 +172,9 @@ class _Claimed:
 class RequestWorker:
     """Executes requests as the owner. Several may run; each request is executed by one at a time.
 
-    `sealer` is the kernel's, so that the secret of a new installation reaches who asked; without one nobody gets it
-    and it must be rotated where it can be told.
+    `trusted` raises Unavailable while the keys are not known: installations then wait, and cost them no try. `sealer` is
+    the kernel's, so that the secret of a new installation reaches who asked; without one nobody gets it and it must be
+    rotated where it can be told.
     """
 
     def __init__(
@@ -230,6 +232,8 @@ class RequestWorker:
                 (AddonRequest.status == RUNNING) & (AddonRequest.claimed_at < now - LEASE),
             )
             query = select(AddonRequest.__table__).where(waiting).order_by(AddonRequest.created_at).limit(1)
+            if not self._trust_known():
+                query = query.where(AddonRequest.kind != INSTALL)
             row = (await connection.execute(query.with_for_update(skip_locked=True))).mappings().first()
             if row is None:
                 return None
@@ -249,6 +253,13 @@ class RequestWorker:
             row["arguments"] or {},
             tries,
         )
+
+    def _trust_known(self) -> bool:
+        try:
+            self._trusted()
+        except Unavailable:
+            return False
+        return True
 
     async def _execute(self, claimed: _Claimed) -> bool:
         """Whether the request ended; false when it goes back to wait."""
@@ -279,7 +290,7 @@ class RequestWorker:
     async def _carry_out(self, claimed: _Claimed) -> tuple[dict[str, Any], str]:
         """The result to show, and the secret that only who asked may see ('' when there is none)."""
         key, organization = claimed.addon_key, claimed.organization_id
-        if claimed.kind == "install":
+        if claimed.kind == INSTALL:
             return await self._install(claimed)
         if claimed.kind == "rotate_secret":
             secret = await self._installer.rotate_secret(key, organization)

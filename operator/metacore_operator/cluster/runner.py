@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from metacore.errors import MetacoreError, Unavailable
+from metacore.errors import MetacoreError
 from metacore.logs import get_logger
 from metacore_operator import conditions
 from metacore_operator.cluster.board import Board
@@ -118,8 +118,7 @@ class ClusterRunner:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; an installation under way is left at once and taken up at the next start.
 
-        Raises:
-            MetacoreError: the trusted keys cannot be known at the start.
+        Trusted keys that cannot be known yet are asked for at each pulse; Addons, and tenants' installations, wait.
         """
         self._beats.expect(PULSE_LOOP, PULSE_LATE_SECONDS)
         async with asyncio.TaskGroup() as group:
@@ -207,9 +206,7 @@ class ClusterRunner:
         record = self._ledger.get(name)
         if record is None or record.deleting or not record.held:
             return None
-        if not self._trust.known:
-            # Before the Secret was read, everything would look untrusted.
-            raise Unavailable("the trusted keys are not known yet")
+        self._trust.current()  # While they are not known, nothing may be decided about an Addon.
         addon = record.addon
         if record.problem:
             refused = echoing(self._refused(record), addon, {REQUESTED_AT})

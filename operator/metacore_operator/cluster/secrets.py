@@ -43,7 +43,10 @@ class ClusterSecrets(SecretStore):
 
     async def write(self, addon: Addon, kept: KeptSecrets) -> None:
         what = _name(addon)
-        before = await self._get(addon)
+        try:
+            before = await self._get(addon)
+        except PermissionDenied as error:
+            raise Unavailable(error.message) from error
         data: dict[str, str | None] = {
             str(organization): base64.b64encode(value.hex().encode()).decode()
             for organization, value in kept.values.items()
@@ -69,7 +72,7 @@ class ClusterSecrets(SecretStore):
         except NotFound:
             return None
         except PermissionDenied as error:
-            raise Unavailable(f"the operator may not read Secret {what!r}: {error.message}") from error
+            raise PermissionDenied(f"the operator may not read Secret {what!r}") from error
         except MetacoreError as error:
             raise Unavailable(f"Secret {what!r} cannot be read: {error.message}") from error
         owners = {owner.get("uid") for owner in document["metadata"].get("ownerReferences") or ()}

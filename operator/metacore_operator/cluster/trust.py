@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Mapping, Sequence
 
 from metacore.bundle.signature import TrustedKeys
-from metacore.errors import Misconfigured, NotFound
+from metacore.errors import Misconfigured, NotFound, Unavailable
 from metacore_operator.api_server import ApiServer
 from metacore_operator.trust import parse_keys
 
@@ -17,7 +17,8 @@ class SecretTrust:
 
     A Secret that is gone trusts nobody. One that cannot be read or understood is an error, and what was trusted before
     stays until it is mended: an API server that is away must not fence every addon. `known` is false until the first
-    time that it could be read.
+    time that it could be read; nobody is given keys before, since everything that is signed would look refused, and
+    with unsigned bundles allowed everything else accepted.
     """
 
     def __init__(
@@ -32,6 +33,13 @@ class SecretTrust:
         self.known = False
 
     def current(self) -> TrustedKeys:
+        """The keys that count now.
+
+        Raises:
+            Unavailable: they are not known yet.
+        """
+        if not self.known:
+            raise Unavailable("the trusted keys are not known yet")
         return self._current
 
     async def reload(self) -> bool:

@@ -86,7 +86,13 @@ class KeptSecrets:
 class SecretStore(Protocol):
     """Where people find the secrets of installations. Both raise Unavailable, and Refused for what is another's."""
 
-    async def read(self, addon: Addon) -> KeptSecrets: ...
+    async def read(self, addon: Addon) -> KeptSecrets:
+        """What is kept.
+
+        Raises:
+            PermissionDenied: the operator has no right to a place for them beside this Addon.
+        """
+        ...
 
     async def write(self, addon: Addon, kept: KeptSecrets) -> None: ...
 
@@ -114,7 +120,8 @@ class Context:
     """`chosen` and `installed` are known before the first step; the steps fill in the rest in their order.
 
     `grants` stays None until the capabilities step decided. `mended` is what the installation had to put back though
-    nothing new was asked for, `installed_now` whether it ran to its end.
+    nothing new was asked for, `installed_now` whether it ran to its end. `unkept` says why people do not find the secrets
+    of installations beside the Addon, '' when they do.
     """
 
     addon: Addon
@@ -130,5 +137,6 @@ class Context:
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     mended: tuple[str, ...] = ()
     rotated: bool = False
+    unkept: str = ""
     installed_now: bool = False
     observed: Observed = field(default_factory=Observed)

@@ -72,16 +72,17 @@ async def _install(context: Context) -> Outcome:
     await _switch(context)
     context.installed_now = True
     where = f"{len(chosen.organizations)} organization{'s' * (len(chosen.organizations) != 1)}"
+    kept = f"; its secrets are in the database only: {context.unkept}" if context.unkept else ""
     if chosen.missing:
         names = ", ".join(repr(name) for name in chosen.missing)
         return Waiting(
             Reason.ORGANIZATIONS_MISSING,
-            f"version {report.version} is installed in {where}; there is no organization {names}",
+            f"version {report.version} is installed in {where}; there is no organization {names}{kept}",
             proceed=True,
         )
     if not addon.spec.enabled:
-        return Done(Reason.DISABLED, f"version {report.version} is installed in {where} and switched off by the spec")
-    return Done(Reason.INSTALLED, f"version {report.version} is installed in {where}")
+        return Done(Reason.DISABLED, f"version {report.version} is installed in {where} and switched off by the spec{kept}")
+    return Done(Reason.INSTALLED, f"version {report.version} is installed in {where}{kept}")
 
 
 def mended(context: Context, did: Sequence[str]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The secrets of installations are kept where people find them before the database knows them, so that no kill can lose
-the only copy. What the database holds counts afterwards: a tenant may rotate a secret through the API, too.
+the only copy. What the database holds counts afterwards: a tenant may rotate a secret through the API, too. Where the
+operator has no right to keep them, the database alone has them, sealed, and the Addon says so.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ import secrets
 import uuid
 from collections.abc import Mapping
 
+from metacore.errors import PermissionDenied, Unavailable
 from metacore.installer.register import SECRET_BYTES
 from metacore_operator.resources.addon import ROTATE_SECRETS
 from metacore_operator.steps.context import Context, KeptSecrets
@@ -22,7 +24,14 @@ async def prepare(context: Context) -> Mapping[uuid.UUID, bytes]:
     store, addon = context.ports.secrets, context.addon
     if store is None:
         return {}
-    kept = await store.read(addon)
+    try:
+        kept = await store.read(addon)
+    except PermissionDenied as error:
+        if addon.rotating:
+            # New secrets that nobody could read would only shut out who has the old ones.
+            raise Unavailable(f"{error.message}, so none are rotated") from error
+        context.unkept = error.message
+        return {}
     there = context.installed.organizations if context.installed is not None else {}
     values = {item: value for item, value in kept.values.items() if item in context.chosen.organizations}
     rotation = kept.rotation
@@ -45,7 +54,7 @@ async def settle(context: Context, given: Mapping[uuid.UUID, bytes]) -> None:
         Unavailable, Refused: they cannot be kept.
     """
     store, addon = context.ports.secrets, context.addon
-    if store is None:
+    if store is None or context.unkept:
         return
     stored = await context.ports.installer.stored_secrets(addon.key)
     values = dict(given)

@@ -104,10 +104,3 @@ subjects:
   resources: [leases]
   verbs: [create]
 {{- end -}}
-
-{{- define "metacore.definitionRules" -}}
-- apiGroups: [apiextensions.k8s.io]
-  resources: [customresourcedefinitions]
-  resourceNames: [addons.metacore.dev]
-  verbs: [get]
-{{- end -}}
