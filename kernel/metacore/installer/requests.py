@@ -172,9 +172,9 @@ class _Claimed:
 class RequestWorker:
     """Executes requests as the owner. Several may run; each request is executed by one at a time.
 
-    `trusted` raises Unavailable while the keys are not known: installations then wait, and cost them no try. `sealer` is
-    the kernel's, so that the secret of a new installation reaches who asked; without one nobody gets it and it must be
-    rotated where it can be told.
+    `trusted` raises Unavailable while the keys are not known: installations then wait, which costs them no try.
+    `sealer` is the kernel's, so that the secret of a new installation reaches who asked; without one nobody gets it
+    and it must be rotated where it can be told.
     """
 
     def __init__(

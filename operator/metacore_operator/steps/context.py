@@ -120,8 +120,8 @@ class Context:
     """`chosen` and `installed` are known before the first step; the steps fill in the rest in their order.
 
     `grants` stays None until the capabilities step decided. `mended` is what the installation had to put back though
-    nothing new was asked for, `installed_now` whether it ran to its end. `unkept` says why people do not find the secrets
-    of installations beside the Addon, '' when they do.
+    nothing new was asked for, `installed_now` whether it ran to its end. `unkept` says why people do not find the
+    secrets of installations beside the Addon, '' when they do.
     """
 
     addon: Addon

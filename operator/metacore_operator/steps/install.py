@@ -71,18 +71,18 @@ async def _install(context: Context) -> Outcome:
     await _leave(context)
     await _switch(context)
     context.installed_now = True
-    where = f"{len(chosen.organizations)} organization{'s' * (len(chosen.organizations) != 1)}"
+    told = f"version {report.version} is installed in {_counted(len(chosen.organizations))}"
     kept = f"; its secrets are in the database only: {context.unkept}" if context.unkept else ""
     if chosen.missing:
         names = ", ".join(repr(name) for name in chosen.missing)
-        return Waiting(
-            Reason.ORGANIZATIONS_MISSING,
-            f"version {report.version} is installed in {where}; there is no organization {names}{kept}",
-            proceed=True,
-        )
+        return Waiting(Reason.ORGANIZATIONS_MISSING, f"{told}; there is no organization {names}{kept}", proceed=True)
     if not addon.spec.enabled:
-        return Done(Reason.DISABLED, f"version {report.version} is installed in {where} and switched off by the spec{kept}")
-    return Done(Reason.INSTALLED, f"version {report.version} is installed in {where}{kept}")
+        return Done(Reason.DISABLED, f"{told} and switched off by the spec{kept}")
+    return Done(Reason.INSTALLED, f"{told}{kept}")
+
+
+def _counted(organizations: int) -> str:
+    return f"{organizations} organization{'s' * (organizations != 1)}"
 
 
 def mended(context: Context, did: Sequence[str]) -> tuple[str, ...]:
