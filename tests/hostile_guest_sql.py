@@ -53,6 +53,37 @@ HOSTILE_QUERIES: dict[str, tuple[str, str]] = {
     "large object": ("SELECT lo_import('/etc/passwd')", "lo_import"),
     "large object, read": ("SELECT lo_get(1)", "lo_get"),
     "large object, export": ("SELECT lo_export(1, '/tmp/x')", "lo_export"),
+    "a call written as a field of a value": ("SELECT ('SELECT 1'::text).ts_stat", "ts_stat"),
+    "a call written as a field of an argument": ("SELECT $1.pg_sleep", "pg_sleep"),
+    "a call written as a field of a field": ("SELECT (n.title).ts_stat FROM notes n", "ts_stat"),
+    "a call written as a field of an element": ("SELECT (ARRAY['SELECT 1'])[1].ts_stat", "ts_stat"),
+    "a lock written as a field": ("SELECT (1::int8).pg_advisory_lock", "pg_advisory_lock"),
+    "a setting written as a field": ("SELECT ('app.current_org'::text).current_setting", "current_setting"),
+    "a call written as a column of a function": ("SELECT q.ts_stat FROM unnest(ARRAY['SELECT 1']) q", "ts_stat"),
+    "a call written as a column of a function without alias": (
+        "SELECT unnest.ts_stat FROM unnest(ARRAY['SELECT 1'])",
+        "ts_stat",
+    ),
+    "a call written as a column of an expression in FROM": (
+        "SELECT q.ts_stat FROM coalesce('SELECT 1', '') q",
+        "ts_stat",
+    ),
+    "a call written as an alias whose column has another name": (
+        "SELECT ts_stat.ts_stat FROM json_array_elements_text('[\"SELECT 1\"]') AS ts_stat",
+        "ts_stat",
+    ),
+    "a call written as an alias whose column was named": (
+        "SELECT ts_stat.ts_stat FROM unnest(ARRAY['SELECT 1']) AS ts_stat(x)",
+        "ts_stat",
+    ),
+    "a call written as a column that another use of the alias has": (
+        "SELECT q.ts_stat, (SELECT q.ts_stat FROM unnest(ARRAY[1]) q(ts_stat)) FROM unnest(ARRAY['SELECT 1']) q",
+        "ts_stat",
+    ),
+    "a call written as a column, in a subquery": (
+        "SELECT 1 FROM notes WHERE EXISTS (SELECT q.ts_stat FROM unnest(ARRAY['SELECT 1']) q)",
+        "ts_stat",
+    ),
     "dblink": ("SELECT * FROM dblink('host=evil', 'SELECT 1') AS x(a int)", "dblink"),
     "sleep": ("SELECT pg_sleep(60)", "pg_sleep"),
     "sleep in a where": ("SELECT 1 FROM notes WHERE pg_sleep(60) IS NULL", "pg_sleep"),
@@ -298,6 +329,11 @@ HARMLESS_QUERIES: dict[str, str] = {
     ),
     "exists": "SELECT title FROM notes n WHERE EXISTS (SELECT FROM days d WHERE d.n = n.rank)",
     "series": "SELECT n FROM generate_series(1, 3) AS n ORDER BY n DESC LIMIT 2 OFFSET 1",
+    "columns of functions": (
+        "SELECT e.key, e.value, g.g, u.a, v.ordinality, r.b FROM json_each('{\"a\": 1}') e, generate_series(1, 2) g,"
+        " unnest(ARRAY[1]) AS u(a), unnest(ARRAY[1]) WITH ORDINALITY v, json_to_record('{}') AS r(b int)"
+    ),
+    "a field that is a column": "SELECT (json_each('{\"a\": 1}')).key, (ARRAY[1, 2])[1]",
     "own schema, qualified": "SELECT title FROM addon_notes.notes",
     "count of a table with a secret": "SELECT count(*) FROM accounts",
     "arrays": "SELECT ARRAY[1, 2] || 3, unnest(ARRAY['a', 'b'])",

@@ -20,6 +20,32 @@ HOSTILE: dict[str, str] = {
     "search path, local": "SET LOCAL search_path TO public, pg_catalog",
     "search path by function": "SELECT set_config('search_path', 'public', false)",
     "search path by qualified function": "SELECT pg_catalog.set_config('search_path', 'public', false)",
+    "a call as a field": "UPDATE notes SET body = ('SELECT 1'::text).ts_stat::text",
+    "a call as a field, in a default": "ALTER TABLE notes ADD COLUMN x text DEFAULT ('SELECT 1'::text).query_to_xml",
+    "a call as a field, in a check": "ALTER TABLE notes ADD CHECK ((body).pg_sleep IS NULL)",
+    "a call as a field, in a generated column": (
+        "ALTER TABLE notes ADD COLUMN x text GENERATED ALWAYS AS ((body).current_setting) STORED"
+    ),
+    "a call as a field, in an index": "CREATE INDEX ON notes (((body).current_setting))",
+    "a call as a field, in a view": "CREATE VIEW v AS SELECT q.ts_stat FROM unnest(ARRAY['SELECT 1']) q",
+    "a call as a field, in a data change": (
+        "UPDATE notes SET n = 1 FROM unnest(ARRAY['SELECT 1']) q WHERE q.ts_stat IS NOT NULL"
+    ),
+    "a call as a field of a parameter": (
+        "CREATE FUNCTION f(p text) RETURNS text LANGUAGE sql BEGIN ATOMIC SELECT (SELECT p.current_setting); END"
+    ),
+    "a call as a field of a parameter, returned": (
+        "CREATE FUNCTION f(p text) RETURNS text LANGUAGE sql RETURN p.current_setting"
+    ),
+    "a call as a field of a parameter, in a string": (
+        "CREATE FUNCTION f(p text) RETURNS text LANGUAGE sql AS 'SELECT p.current_setting'"
+    ),
+    "a call as a field of a numbered parameter": (
+        "CREATE FUNCTION f(text) RETURNS text LANGUAGE sql AS 'SELECT ($1).current_setting'"
+    ),
+    "a call as a field of a parameter of the function": (
+        "CREATE FUNCTION f(p text) RETURNS text LANGUAGE sql RETURN f.p.current_setting"
+    ),
     "tenant by function": "SELECT set_config('app.current_org', '00000000-0000-0000-0000-000000000000', false)",
     "alter role setting": "ALTER ROLE CURRENT_USER SET search_path = public",
     "alter database setting": "ALTER DATABASE postgres SET row_security = off",

@@ -40,7 +40,11 @@ class Functions(Expressions):
                 self.walk(parameter.defexpr)
             self.walk(parameter.argType)
         self.walk(node.returnType)
-        self._function_body(node, options)
+        self._parameters = frozenset(str(parameter.name) for parameter in node.parameters or () if parameter.name)
+        try:
+            self._function_body(node, options)
+        finally:
+            self._parameters = frozenset()
         self.known.functions.add(name)
 
     def _function_body(self, node: Tree, options: dict[str, Tree]) -> None:

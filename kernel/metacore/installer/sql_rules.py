@@ -14,7 +14,6 @@ EXPRESSIONS: frozenset[type] = frozenset(
         ast.A_Const,
         ast.A_Expr,
         ast.A_Indices,
-        ast.A_Indirection,
         ast.A_Star,
         ast.Alias,
         ast.BitString,
@@ -48,7 +47,6 @@ EXPRESSIONS: frozenset[type] = frozenset(
         ast.NamedArgExpr,
         ast.NullTest,
         ast.OnConflictClause,
-        ast.RangeFunction,
         ast.RangeSubselect,
         ast.ResTarget,
         ast.ReturningClause,
@@ -133,6 +131,24 @@ FUNCTIONS = frozenset(
     """.split()  # noqa: SIM905 - a table of words reads better than a list of strings.
 )
 """Functions that neither reach outside the addon's tables nor change a session, a lock or another backend."""
+
+FIELDS = frozenset({"key", "value", "lexeme", "positions", "weights", "ordinality"})
+"""Columns that the functions above give their rows; no function is called like one of them."""
+
+UNNAMED_ROWS = frozenset(
+    {
+        "generate_series",
+        "generate_subscripts",
+        "json_object_keys",
+        "jsonb_object_keys",
+        "jsonb_path_query",
+        "regexp_matches",
+        "regexp_split_to_table",
+        "string_to_table",
+        "unnest",
+    }
+)
+"""Functions whose only column is called like their alias in FROM; with others that name would not be a column."""
 
 SEQUENCE_FUNCTIONS = frozenset({"nextval", "currval", "setval"})
 """Allowed when the sequence is written as a plain unqualified literal."""

@@ -29,6 +29,7 @@ STRING_BODY = (
     "a function whose body is a string finds tables by the caller's search path; write it as BEGIN ATOMIC … END, "
     "which binds them when the function is made"
 )
+MAY_CALL = "may be the call of a function of that name; a field of a row is to_jsonb(row) -> 'field'"
 OPERATOR_NAMES = frozenset({"name", "operName", "useOp", "opclass", "collation"})
 
 
@@ -45,6 +46,10 @@ class Expressions:
         self._scopes: list[frozenset[str]] = [frozenset()]
         self._location: int | None = None
         self._only_expressions = False
+        self._depth = 0
+        self._qualified_columns: list[tuple[str, str]] = []
+        self._function_columns: dict[str, frozenset[str]] = {}
+        self._parameters: frozenset[str] = frozenset()
 
     # -- the walk ------------------------------------------------------------------------------------------------
 
@@ -123,6 +128,15 @@ class Expressions:
 
     def query(self, node: Tree) -> None:
         """A SELECT or a data change, with its CTEs in the scope that PostgreSQL gives them."""
+        self._depth += 1
+        try:
+            self._query(node)
+        finally:
+            self._depth -= 1
+        if not self._depth:
+            self._check_function_columns()
+
+    def _query(self, node: Tree) -> None:
         if is_a(node, ast.SelectStmt) and node.intoClause is not None:
             raise NotAllowed("SELECT INTO is not allowed; write CREATE TABLE … AS")
         clause = node.withClause
@@ -166,8 +180,48 @@ class Expressions:
             plain_name(relation)
 
     def column(self, node: Tree) -> None:
-        if sum(is_a(part, ast.String) for part in node.fields) > 2:
+        names = [str(part.sval) for part in node.fields if is_a(part, ast.String)]
+        if len(names) > 2:
             raise NotAllowed("a column is named by at most table and column; schemas are not allowed")
+        if len(names) == 2:
+            if names[0] in self._parameters:
+                raise NotAllowed(f"{names[0]}.{names[1]} {MAY_CALL}")
+            self._qualified_columns.append((names[0], names[1]))
+
+    # PostgreSQL reads `x.name` and `(x).name` as the call `name(x)` where x has no such column, also for an x that has
+    # none at all: a text, a number. So such a name must be that of a column for certain.
+
+    def indirection(self, node: Tree) -> None:
+        for part in node.indirection:
+            if is_a(part, ast.String) and part.sval not in rules.FIELDS:
+                raise NotAllowed(f"(…).{part.sval} {MAY_CALL}")
+        self.children(node)
+
+    def from_function(self, node: Tree) -> None:
+        """A function in FROM. Its alias may stand for a plain value, so it has these columns only."""
+        alias, call = node.alias, node.functions[0][0]
+        columns = {str(column.colname) for column in node.coldeflist or ()}
+        for _call, definitions in node.functions:
+            columns |= {str(column.colname) for column in definitions or ()}
+        function = str(call.funcname[-1].sval) if is_a(call, ast.FuncCall) else ""
+        if alias is None and not function:
+            raise NotAllowed("an expression in FROM needs an alias")
+        name = str(alias.aliasname) if alias is not None else function
+        if alias is not None and alias.colnames:
+            columns |= {str(column.sval) for column in alias.colnames}
+        elif alias is None or function in rules.UNNAMED_ROWS:
+            columns.add(name)
+        # One alias may mean several things in one statement; what is no column of one of them may be a call.
+        known = frozenset(columns | rules.FIELDS)
+        self._function_columns[name] = self._function_columns.get(name, known) & known
+        self.children(node)
+
+    def _check_function_columns(self) -> None:
+        columns, qualified = self._function_columns, self._qualified_columns
+        self._function_columns, self._qualified_columns = {}, []
+        for qualifier, name in qualified:
+            if qualifier in columns and name not in columns[qualifier]:
+                raise NotAllowed(f"{qualifier}.{name} {MAY_CALL}; name its columns: … AS {qualifier}({name})")
 
     def call(self, node: Tree) -> None:
         *qualifier, last = [part.sval for part in node.funcname]
@@ -225,6 +279,8 @@ class Expressions:
 
 
 NODES: dict[type, Callable[[Expressions, Tree], None]] = {
+    ast.A_Indirection: Expressions.indirection,
+    ast.RangeFunction: Expressions.from_function,
     **dict.fromkeys(QUERIES, Expressions.query),
     ast.RangeVar: Expressions.relation,
     ast.LockingClause: Expressions.locking,
