@@ -479,6 +479,61 @@ async def test_a_tenants_schema_goes_with_its_organization(installer: Installer,
     assert (await install(installer, globex, manifest=manifest)).changed is False
 
 
+async def test_the_last_one_to_leave_takes_nothing_of_who_kept_a_schema(
+    installer: Installer, owner_db: Database
+) -> None:
+    acme, globex = await make_organization(owner_db), await make_organization(owner_db, "Globex")
+    manifest, sql = tickets_manifest(tenancy={"isolation": "schema"}), {"0001_x.sql": "CREATE TABLE x (id int);"}
+    await install(installer, acme, globex, manifest=manifest, migrations=sql)
+    kept = f"addon_tickets_{acme.hex[:8]}"
+    await owner_db.postgres.execute(f"INSERT INTO {kept}.x VALUES (7)")
+    await installer.uninstall("tickets", acme, drop=False)
+    await installer.uninstall("tickets", globex, drop=True)
+    assert await schemas(owner_db) == [kept]
+    # Nothing runs again in what was kept, so what is known of it was kept, too.
+    await install(installer, acme, globex, manifest=manifest, migrations=sql)
+    assert await owner_db.postgres.fetchval(f"SELECT array_agg(id) FROM {kept}.x") == [7]
+    await installer.uninstall("tickets", globex, drop=True)
+    await installer.uninstall("tickets", acme, drop=True)
+    assert await schemas(owner_db) == []
+    role = role_name(await owner_db.postgres.fetchval("SELECT current_database()"), "tickets")
+    assert await owner_db.postgres.fetch("SELECT FROM pg_roles WHERE rolname = $1", role) == []
+
+
+async def test_the_last_one_to_leave_takes_nothing_of_who_kept_rows(
+    installer: Installer, owner_db: Database, kernel_db: Database
+) -> None:
+    acme, globex = await make_organization(owner_db), await make_organization(owner_db, "Globex")
+    manifest = tickets_manifest(models=tickets_manifest()["models"][:2])  # Without seeds.
+    sql = {"0001_x.sql": "CREATE TABLE x (id int, organization_id uuid);"}
+    await install(installer, acme, globex, manifest=manifest, migrations=sql)
+    await insert_ticket(kernel_db, acme, "kept")
+    await insert_ticket(kernel_db, globex, "theirs")
+    await owner_db.postgres.execute("INSERT INTO addon_tickets.x VALUES (1, NULL), (2, $1), (3, $2)", acme, globex)
+    await installer.uninstall("tickets", acme, drop=False)
+    await installer.uninstall("tickets", globex, drop=True)
+    assert await owner_db.postgres.fetchval("SELECT array_agg(title) FROM addon_tickets.tickets") == ["kept"]
+    assert await owner_db.postgres.fetchval("SELECT array_agg(id ORDER BY id) FROM addon_tickets.x") == [1, 2]
+    await install(installer, acme, manifest=manifest, migrations=sql)
+    assert await titles(kernel_db, acme) == ["kept"]
+    await installer.uninstall("tickets", acme, drop=True)
+    assert await schemas(owner_db) == []
+
+
+@pytest.mark.parametrize("isolation", ["shared", "schema"])
+async def test_the_owner_of_an_addon_drops_what_was_kept_as_well(
+    installer: Installer, owner_db: Database, isolation: str
+) -> None:
+    acme, globex = await make_organization(owner_db), await make_organization(owner_db, "Globex")
+    await install(installer, acme, globex, manifest=tickets_manifest(tenancy={"isolation": isolation}))
+    await installer.uninstall("tickets", acme, drop=False)
+    await installer.uninstall("tickets", globex, drop=True)
+    assert len(await schemas(owner_db)) == 1
+    await installer.remove("tickets", drop=True)
+    assert await schemas(owner_db) == []
+    assert await owner_db.postgres.fetchval("SELECT count(*) FROM metacore_schemas") == 0
+
+
 async def test_a_tenants_own_schema_is_closed_to_others_even_without_a_tenant_column(
     installer: Installer, owner_db: Database, kernel_db: Database
 ) -> None:

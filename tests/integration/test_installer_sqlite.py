@@ -132,3 +132,16 @@ async def test_uninstalling_drops_rows_then_tables(sqlite_db: Database) -> None:
     await install(sqlite_db, globex)
     await installer.remove("tickets", drop=True)
     assert await tables(sqlite_db) == []
+
+
+async def test_the_last_one_to_leave_takes_nothing_of_who_kept_rows(sqlite_db: Database) -> None:
+    acme, globex = await make_organization(sqlite_db), await make_organization(sqlite_db, "Globex")
+    installer = Installer(sqlite_db)
+    await install(sqlite_db, acme, globex)
+    await installer.uninstall("tickets", acme, drop=False)
+    await installer.uninstall("tickets", globex, drop=True)
+    left = await rows(sqlite_db, "SELECT DISTINCT organization_id FROM addon_tickets__ticket_kinds")
+    assert left == [(acme.hex,)]
+    await install(sqlite_db, acme)
+    await installer.uninstall("tickets", acme, drop=True)
+    assert await tables(sqlite_db) == []

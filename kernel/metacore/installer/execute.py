@@ -215,7 +215,8 @@ class Installer:
         return await lifecycle.set_status(self._owner, key, organization, "disabled")
 
     async def uninstall(self, key: str, organization: uuid.UUID, *, drop: bool, owner_uid: str | None = None) -> int:
-        """Take the addon from an organization, with `drop` its data, too. Returns the registry's revision.
+        """Take the addon from an organization, with `drop` its data, too, and nobody else's. Returns the registry's
+        revision.
 
         Its uninstall handlers run first, in a kernel, for a while. With an `owner_uid` only when that is whose the
         addon is: '' for a tenant's request.
@@ -230,6 +231,8 @@ class Installer:
 
     async def remove(self, key: str, *, drop: bool, owner_uid: str = "") -> int:
         """Take the addon from everybody and free its key. Returns the registry's revision; unknown keys are fine.
+
+        With `drop` all of its data goes, also what organizations kept that left before.
 
         Raises:
             KeyOwned: somebody else claimed the key. Conflict: another installed addon requires it.

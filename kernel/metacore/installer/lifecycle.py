@@ -11,21 +11,19 @@ import hashlib
 import hmac
 import secrets
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, delete, select, text, update
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.db.database import Database
 from metacore.errors import Misconfigured, NotFound
-from metacore.installer import guest_roles, handlers, journal, observe, register, runner
-from metacore.installer.names import quoted
-from metacore.installer.observe import MARKS_SCHEMA, driver_of
+from metacore.installer import belongings, handlers, journal, observe, register, runner
 from metacore.installer.preflight import check_owner, check_removable
 from metacore.installer.register import SECRET_BYTES
 from metacore.installer.state import State
-from metacore.orm.tables import Addon, AddonMigration, AddonSchema, Bundle, Installation, JournalEntry
+from metacore.orm.tables import Addon, Bundle, Installation, JournalEntry
 from metacore.secrets import Sealer
 
 
@@ -127,8 +125,8 @@ async def uninstall(
                 check_owner(key, state, owner_uid)
             check_removable(key, state, organizations)
             await journal.next_attempt(connection, key)
-            await _leave(connection, key, state, organizations, drop=drop)
-            await _drop_guests(connection, key, kernel_role)
+            await belongings.leave(connection, key, state, organizations, drop=drop)
+            await belongings.drop_guests(connection, key, kernel_role)
             return await register.raise_registry(connection)
 
     return await runner.patiently(once, step="uninstall")
@@ -174,8 +172,8 @@ async def remove(owner: Database, key: str, *, drop: bool, owner_uid: str, kerne
                 return await register.current_revision(connection)
             check_owner(key, state, owner_uid)
             check_removable(key, state, state.installed)
-            await _leave(connection, key, state, tuple(state.installed), drop=drop)
-            await _drop_guests(connection, key, kernel_role)
+            await belongings.leave(connection, key, state, tuple(state.installed), drop=drop, whole=True)
+            await belongings.drop_guests(connection, key, kernel_role)
             await connection.execute(delete(JournalEntry).where(JournalEntry.addon_key == key))
             await connection.execute(delete(Addon).where(Addon.key == key))
             await connection.execute(delete(Bundle).where(Bundle.addon_key == key))
@@ -200,105 +198,3 @@ async def _state(connection: AsyncConnection, key: str, kernel_role: str) -> Sta
         connection, key, schemas=lambda _installed: (), kernel_role=kernel_role, host_models={}
     )
     return await observe.load_requirements(connection, state)
-
-
-async def _leave(
-    connection: AsyncConnection, key: str, state: State, organizations: Collection[uuid.UUID], *, drop: bool
-) -> None:
-    """Delete installations and, with `drop`, what belonged to them: their own schemas, their rows in a shared one, and
-    the shared schema itself once nobody has the addon."""
-    for organization in organizations:
-        await connection.execute(delete(Installation).where(*_place(key, organization)))
-    await handlers.left(connection, key, organizations)
-    if not drop:
-        return
-    remaining = await register.installations_of(connection, key)
-    if state.dialect == "sqlite":
-        await _drop_sqlite(connection, state, organizations, remaining)
-        return
-    for schema in state.schemas.values():
-        if schema.organization_id in organizations or not remaining:
-            await _drop_schema(connection, key, schema.name)
-        elif schema.organization_id is None:
-            await _delete_rows(connection, state, schema.name, organizations)
-    left = await connection.execute(select(AddonSchema.name).where(AddonSchema.addon_key == key))
-    if left.first() is None:
-        await _drop_role(connection, key, state)
-
-
-async def _drop_schema(connection: AsyncConnection, key: str, schema: str) -> None:
-    driver = await driver_of(connection)
-    await driver.execute(f"DROP SCHEMA IF EXISTS {quoted(schema)} CASCADE")
-    marks = f"{MARKS_SCHEMA}.{quoted(key)}"
-    if await driver.fetchval("SELECT to_regclass($1)", marks) is not None:
-        await driver.execute(f"DELETE FROM {marks} WHERE schema = $1", schema)  # noqa: S608 - a quoted name.
-    await connection.execute(delete(AddonMigration).where(AddonMigration.schema == schema))
-    await connection.execute(delete(AddonSchema).where(AddonSchema.name == schema))
-
-
-async def _delete_rows(
-    connection: AsyncConnection, state: State, schema: str, organizations: Collection[uuid.UUID]
-) -> None:
-    """The rows of organizations in a schema that others still use; what points at other rows goes first."""
-    driver = await driver_of(connection)
-    tables = [table.name for table in state.schemas[schema].tables.values() if "organization_id" in table.columns]
-    points = [(row["child"], row["parent"]) for row in await driver.fetch(POINTS, schema)]
-    for name in children_first(tables, points):
-        await driver.execute(
-            f"DELETE FROM {quoted(schema)}.{quoted(name)} WHERE organization_id = ANY ($1::uuid[])",  # noqa: S608
-            list(organizations),
-        )
-
-
-def children_first(tables: Sequence[str], points: Sequence[tuple[str, str]]) -> list[str]:
-    """`tables` so that each stands before those that it points at; in a circle the order is that of the names."""
-    parents: dict[str, set[str]] = {name: set() for name in tables}
-    for child, parent in points:
-        if child in parents and parent in parents and child != parent:
-            parents[child].add(parent)
-    order: list[str] = []
-    waiting = set(tables)
-    while waiting:
-        pointed_at = {parent for child in waiting for parent in parents[child]}
-        free = sorted(waiting - pointed_at) or sorted(waiting)[:1]
-        order.extend(free)
-        waiting -= set(free)
-    return order
-
-
-async def _drop_role(connection: AsyncConnection, key: str, state: State) -> None:
-    driver = await driver_of(connection)
-    marks = f"{MARKS_SCHEMA}.{quoted(key)}"
-    if await driver.fetchval("SELECT to_regclass($1)", marks) is not None:
-        await driver.execute(f"DROP TABLE {marks}")
-    if state.addon_role_exists:
-        role = quoted(state.addon_role)
-        await driver.execute(f"DROP OWNED BY {role}")
-        await driver.execute(f"DROP ROLE {role}")
-
-
-async def _drop_guests(connection: AsyncConnection, key: str, kernel_role: str) -> None:
-    """Once nobody has the addon, nothing runs as its guests any more, whether or not its data stays."""
-    if connection.dialect.name != "postgresql" or await register.installations_of(connection, key):
-        return
-    await guest_roles.sync(await driver_of(connection), guest_roles.Need(key), kernel_role)
-
-
-async def _drop_sqlite(
-    connection: AsyncConnection, state: State, organizations: Collection[uuid.UUID], remaining: int
-) -> None:
-    for name in state.schemas[""].tables:
-        if not remaining:
-            await connection.exec_driver_sql(f"DROP TABLE {quoted(name)}")
-            continue
-        for organization in organizations:
-            statement = text(f"DELETE FROM {quoted(name)} WHERE organization_id = :organization")  # noqa: S608
-            await connection.execute(statement, {"organization": organization.hex})
-
-
-POINTS = """
-SELECT c.relname AS child, f.relname AS parent
-FROM pg_constraint o JOIN pg_class c ON c.oid = o.conrelid JOIN pg_class f ON f.oid = o.confrelid
-  JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND o.contype = 'f'
-"""
