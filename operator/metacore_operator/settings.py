@@ -11,6 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
+EVERY = "*"
+"""In a rule of tenancy: every namespace, every organization."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReconcileSettings:
     """Durations in seconds.
@@ -28,12 +32,20 @@ class ReconcileSettings:
 
 class Tenancy(BaseModel):
     """Addons of `namespaces` may target `organizations`, by name or id; * means every one of either, and as part of a
-    namespace any text, as in `team-*`."""
+    namespace, but not of an organization's name, any text, as in `team-*`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     namespaces: tuple[str, ...] = Field(min_length=1)
     organizations: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("organizations")
+    @classmethod
+    def _name_or_every(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not name or ("*" in name and name != EVERY):
+                raise ValueError(f"{name!r} is no organization: write a name, an id, or * alone for every one")
+        return value
 
 
 class OperatorSettings(BaseSettings):
@@ -72,8 +84,8 @@ class OperatorSettings(BaseSettings):
     lease: str = Field(default="metacore-operator", description="Lease that the one working operator holds")
     source_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Hosts from which bundles may be fetched, comma separated, *.example.com for those below;"
-        " default: every host with a public address",
+        description="Hosts from which bundles may be fetched, comma separated, *.example.com for those below,"
+        " host:port for one port of it; default: every host with a public address",
     )
     plain_registries: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Registries as host:port, comma separated, that speak HTTP without TLS"
@@ -102,4 +114,4 @@ class OperatorSettings(BaseSettings):
 
     @property
     def rules(self) -> Sequence[Tenancy]:
-        return self.tenancy or (Tenancy(namespaces=(self.namespace,), organizations=("*",)),)
+        return self.tenancy or (Tenancy(namespaces=(self.namespace,), organizations=(EVERY,)),)

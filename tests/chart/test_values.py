@@ -70,6 +70,10 @@ REFUSED_BY_SCHEMA: Mapping[str, tuple[dict[str, Any], str]] = {
         {"operator": {"tenancy": [{"namespaces": ["team-a"]}]}},
         "missing property 'organizations'",
     ),
+    "a * inside the name of an organization": (
+        {"operator": {"tenancy": [{"namespaces": ["team-*"], "organizations": ["Acme*"]}]}},
+        "at '/operator/tenancy/0/organizations/0'",
+    ),
     "no surge, where none may be unavailable": (
         {"kernel": {"rollout": {"maxSurge": 0}}},
         "at '/kernel/rollout/maxSurge'",

@@ -87,6 +87,25 @@ async def test_with_a_list_nobody_else_is_asked(url: str) -> None:
         await Downloader(["*.example.com", "bundles.example.org"]).get(url, limit=10)
 
 
+async def test_an_entry_with_a_port_admits_and_vouches_for_that_port_alone() -> None:
+    async with answering(lambda _request: web.Response(text="ok")) as port, answering(lambda _r: web.Response()) as other:
+        downloader = Downloader([f"LocalHost:{port}", f"*.localhost:{port}", "[::1]"])
+        assert (await downloader.get(f"http://localhost:{port}/", limit=10)).content == b"ok"
+        with pytest.raises(Refused, match=f"port {other} of host 'localhost' is not among those"):
+            await downloader.get(f"http://localhost:{other}/", limit=10)
+        with pytest.raises(Refused, match=r"host '127\.0\.0\.1' is not among those"):
+            await downloader.get(f"http://127.0.0.1:{port}/", limit=10)
+        with pytest.raises(Refused, match=f"port {other} of host 'a.localhost'"):
+            await downloader.get(f"http://a.localhost:{other}/", limit=10)
+    with pytest.raises(Unavailable, match="cannot be fetched"):
+        await downloader.get(f"http://[::1]:{port}/", limit=10)
+
+
+async def test_an_entry_with_a_port_means_the_port_of_the_scheme_too() -> None:
+    with pytest.raises(Refused, match="port 443 of host"):
+        await Downloader(["bundles.example.com:5000"]).get("https://bundles.example.com/b", limit=10)
+
+
 @pytest.mark.parametrize(
     "url", ["ftp://127.0.0.1/b", "file:///etc/passwd", "http://ann:secret@127.0.0.1/", "http:///b"]
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def test_without_rules_only_the_releases_own_namespace_targets_anybody(monkeypat
 def test_what_cannot_be_understood_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"METACORE_OPERATOR_{name}", value)
     with pytest.raises(Misconfigured, match=f"METACORE_OPERATOR_{name}"):
+        read_operator_settings()
+
+
+@pytest.mark.parametrize("name", ["Acme*", "*-x", "**", ""])
+def test_a_star_is_no_part_of_an_organizations_name(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    rule = json.dumps([{"namespaces": ["team-*"], "organizations": ["Globex", name]}])
+    monkeypatch.setenv("METACORE_OPERATOR_TENANCY", rule)
+    with pytest.raises(Misconfigured, match=re.escape(f"{name!r} is no organization: write a name, an id, or * alone")):
         read_operator_settings()
 
 

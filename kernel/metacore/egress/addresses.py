@@ -135,11 +135,11 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class AddressRules:
-    """Public addresses, without `denied` networks, and whatever `openings` or `vouched` (for a host) admit."""
+    """Public addresses, without `denied` networks, and whatever `openings` or `vouched` (for host and port) admit."""
 
     openings: Sequence[Opening] = ()
     denied: Sequence[Network] = ()
-    vouched: Callable[[str], bool] | None = None
+    vouched: Callable[[str, int], bool] | None = None
 
     def admits(self, host: str, port: int, address: Address) -> bool:
         """Whether `host`, which resolved to `address` (canonical), may be connected to at `port`."""
@@ -148,5 +148,5 @@ class AddressRules:
         return (
             is_public(address)
             or any(opening.admits(host, port, address) for opening in self.openings)
-            or (self.vouched is not None and self.vouched(host))
+            or (self.vouched is not None and self.vouched(host, port))
         )

@@ -68,7 +68,7 @@ class EgressConfig:
 class Broker:
     """Implements `Outbound`. One per event loop; `close` ends kept connections. `keep` false opens a connection for
     each request. `trust` is the TLS context, by default with the certificate authorities of the system. `vouched` tells
-    hosts that an administrator listed by name, which may therefore have a private address."""
+    hosts with ports that an administrator listed by name, which may therefore have a private address."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Broker:
         metrics: Metrics | None = None,
         trust: ssl.SSLContext | None = None,
         keep: bool = True,
-        vouched: Callable[[str], bool] | None = None,
+        vouched: Callable[[str, int], bool] | None = None,
     ) -> None:
         config = config or EgressConfig()
         self._metrics = metrics

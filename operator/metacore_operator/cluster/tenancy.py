@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from metacore_operator.settings import Tenancy
+from metacore_operator.settings import EVERY, Tenancy
 from metacore_operator.steps.state import (
     InstalledAddon,
     Kernel,
@@ -16,8 +16,6 @@ from metacore_operator.steps.state import (
     Tenant,
     Violations,
 )
-
-EVERY = "*"
 
 
 class TenantsOf(State):

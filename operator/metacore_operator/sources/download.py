@@ -29,7 +29,8 @@ class Answer:
 
 
 class Downloader:
-    """Fetches from `hosts` only (`*.example.com` for those below it), or, without any, from public addresses only.
+    """Fetches from `hosts` only (`*.example.com` for those below it, `host:port` for that port alone), or, without any,
+    from public addresses only.
 
     A host that is listed may have a private address; nobody else may point the operator into its own network.
     """
@@ -37,7 +38,7 @@ class Downloader:
     def __init__(
         self, hosts: Sequence[str] = (), *, egress: EgressConfig | None = None, whole_seconds: float = WHOLE_SECONDS
     ) -> None:
-        self._hosts = tuple(host.lower() for host in hosts)
+        self._hosts = tuple(_host_and_port(host.lower()) for host in hosts)
         self._egress = egress
         self._whole_seconds = whole_seconds
         self._trust: ssl.SSLContext | None = None
@@ -93,15 +94,26 @@ class Downloader:
             await broker.close()
         return _answer(response, url, also)
 
-    def _gate(self, host: str, _port: int) -> None:
-        if self._hosts and not self._listed(host):
-            raise PermissionDenied(f"host {host!r} is not among those that bundles may come from")
+    def _gate(self, host: str, port: int) -> None:
+        if self._hosts and not self._listed(host, port):
+            known = any(_matches(pattern, host) for pattern, _ in self._hosts)
+            what = f"port {port} of host {host!r}" if known else f"host {host!r}"
+            raise PermissionDenied(f"{what} is not among those that bundles may come from")
 
-    def _listed(self, host: str) -> bool:
-        return any(
-            host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]) and host != pattern[1:])
-            for pattern in self._hosts
-        )
+    def _listed(self, host: str, port: int) -> bool:
+        return any(_matches(pattern, host) and only in (None, port) for pattern, only in self._hosts)
+
+
+def _host_and_port(entry: str) -> tuple[str, int | None]:
+    """The two parts of `host`, `host:port`, `[address]`, or `[address]:port`; None means every port."""
+    host, colon, port = entry.rpartition(":")
+    if colon and port.isascii() and port.isdigit() and (":" not in host or host.endswith("]")):
+        return host.strip("[]"), int(port)
+    return entry.strip("[]"), None
+
+
+def _matches(pattern: str, host: str) -> bool:
+    return host == pattern or (pattern.startswith("*.") and host.endswith(pattern[1:]) and host != pattern[1:])
 
 
 def _answer(response: OutboundResponse, url: str, also: frozenset[int]) -> Answer:
