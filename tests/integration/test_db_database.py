@@ -9,9 +9,12 @@ from sqlalchemy import text
 from tests.conftest import DatabaseUrls
 from tests.factories import make_organization, make_user
 
-from metacore.db.database import Database
+from metacore.db.database import ENGINE_SECONDS, Database
+from metacore.db.migrate import LIMITS
+from metacore.db.sockets import Watched
 from metacore.errors import Misconfigured
 from metacore.ids import OrganizationId, new_uuid
+from metacore.installer.runner import STATEMENT_TIMEOUT
 from metacore.orm.tables import Organization
 
 
@@ -80,6 +83,34 @@ async def test_behind_a_transaction_pooler_statements_have_names_of_their_own(da
         assert await database.postgres.fetch("SELECT name FROM pg_prepared_statements WHERE name <> ''") == []
     finally:
         await database.close()
+
+
+async def test_every_connection_notices_a_server_that_is_gone(kernel_db: Database) -> None:
+    async with kernel_db.postgres.acquire() as connection:
+        assert isinstance(getattr(connection, "_con", None), Watched)
+    async with kernel_db.transaction(None) as transaction:
+        raw = await transaction.get_raw_connection()
+        assert isinstance(raw.driver_connection, Watched)
+
+
+async def test_a_statement_of_the_engine_has_an_end_and_the_database_goes_on(
+    database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert max(limit_in(LIMITS[1]), limit_in(STATEMENT_TIMEOUT)) < ENGINE_SECONDS
+    monkeypatch.setattr("metacore.db.database.ENGINE_SECONDS", 0.2)
+    database = await Database.connect(database_urls.kernel, pool_size=1)
+    try:
+        with pytest.raises(TimeoutError):
+            async with database.transaction(None) as connection:
+                await connection.execute(text("SELECT pg_sleep(600)"))
+        assert await names(database, None) == []
+    finally:
+        await database.close()
+
+
+def limit_in(setting: str) -> int:
+    """Seconds in a setting such as `… '600s'`."""
+    return int(setting.strip("'").rpartition("'")[2].removesuffix("s"))
 
 
 async def test_closing_twice_and_opening_twice_do_no_harm(database_urls: DatabaseUrls) -> None:

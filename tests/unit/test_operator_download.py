@@ -88,7 +88,10 @@ async def test_with_a_list_nobody_else_is_asked(url: str) -> None:
 
 
 async def test_an_entry_with_a_port_admits_and_vouches_for_that_port_alone() -> None:
-    async with answering(lambda _request: web.Response(text="ok")) as port, answering(lambda _r: web.Response()) as other:
+    async with (
+        answering(lambda _request: web.Response(text="ok")) as port,
+        answering(lambda _r: web.Response()) as other,
+    ):
         downloader = Downloader([f"LocalHost:{port}", f"*.localhost:{port}", "[::1]"])
         assert (await downloader.get(f"http://localhost:{port}/", limit=10)).content == b"ok"
         with pytest.raises(Refused, match=f"port {other} of host 'localhost' is not among those"):

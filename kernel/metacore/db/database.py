@@ -17,9 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.pool import StaticPool
 
 from metacore.db import pool as pools
+from metacore.db.sockets import Watched
 from metacore.errors import Misconfigured
 
 DialectName = Literal["postgresql", "sqlite"]
+
+ENGINE_SECONDS = 900.0
+"""Longest that one statement of an engine may take. The longest that are meant, of the installer and of migrations, end
+by the server's statement_timeout of 600 s; what is still open then waits for a server that does not answer."""
 
 SET_ORGANIZATION = text("SELECT set_config('app.current_org', :organization, true)")
 
@@ -169,7 +174,12 @@ def _postgres_engine(parsed: URL, pool_size: int, transaction_pooler: bool, appl
         pool_size=max(2, pool_size // 2),
         max_overflow=pool_size,
         pool_pre_ping=True,
-        connect_args={"server_settings": {"application_name": application_name}, **caches},
+        connect_args={
+            "server_settings": {"application_name": application_name},
+            "command_timeout": ENGINE_SECONDS,
+            "connection_class": Watched,
+            **caches,
+        },
     )
 
 

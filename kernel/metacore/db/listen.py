@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import asyncpg
 
+from metacore.db.sockets import Watched
 from metacore.errors import Misconfigured
 from metacore.logs import get_logger
 
@@ -111,7 +112,10 @@ class Listener:
 
     async def _connect(self) -> None:
         self._connection = await asyncpg.connect(
-            self._url, timeout=CONNECT_SECONDS, server_settings={"application_name": "metacore-listen"}
+            self._url,
+            timeout=CONNECT_SECONDS,
+            server_settings={"application_name": "metacore-listen"},
+            connection_class=Watched,
         )
         self._connection.add_termination_listener(lambda _connection: self._wake.set())
         await self._listen(self._connection)

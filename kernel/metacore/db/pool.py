@@ -6,6 +6,8 @@ import asyncio
 
 import asyncpg
 
+from metacore.db.sockets import Watched
+
 JSONB_VERSION = b"\x01"
 CLOSE_SECONDS = 5
 
@@ -27,6 +29,7 @@ async def open_pool(
         server_settings={"application_name": application_name},
         init=_prepare,
         reset=_keep,
+        connection_class=Watched,
         command_timeout=60,
     )
 

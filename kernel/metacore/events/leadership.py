@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import asyncpg
 
+from metacore.db.sockets import Watched
+
 CONNECT_SECONDS: Final = 10.0
 STATEMENT_SECONDS: Final = 30.0
 
@@ -61,6 +63,7 @@ class Leadership:
                 timeout=CONNECT_SECONDS,
                 command_timeout=STATEMENT_SECONDS,
                 server_settings={"application_name": "metacore-relay"},
+                connection_class=Watched,
             )
             self._connection.add_termination_listener(self._terminated)
         return self._connection

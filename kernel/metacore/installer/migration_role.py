@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.db.roles import scram_verifier
+from metacore.db.sockets import Watched
 from metacore.errors import Conflict, InstallFailed, MetacoreError, Unavailable
 from metacore.installer.failures import retryable, said
 from metacore.installer.journal import lock_text
@@ -127,7 +128,10 @@ async def run_migration(
     url = make_url(direct_url).set(drivername="postgresql", username=role, password=password)
     try:
         connection = await asyncpg.connect(
-            url.render_as_string(hide_password=False), server_settings=SESSION, statement_cache_size=0
+            url.render_as_string(hide_password=False),
+            server_settings=SESSION,
+            statement_cache_size=0,
+            connection_class=Watched,
         )
     except asyncpg.InvalidAuthorizationSpecificationError:
         raise _superseded(key) from None

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.db.database import Database
+from metacore.db.sockets import Watched
 from metacore.errors import InstallFailed, MetacoreError, Unavailable
 from metacore.installer import journal, migration_role, seeds
 from metacore.installer.failures import retryable, said, sqlstate
@@ -200,6 +201,7 @@ class Runner:
                 "lock_timeout": INDEX_LOCK_TIMEOUT,
                 "statement_timeout": INDEX_TIMEOUT,
             },
+            connection_class=Watched,
         )
         try:
             self._point(f"inside {step.name}")

@@ -17,6 +17,7 @@ import asyncpg
 from sqlalchemy.engine import make_url
 
 from metacore.db.roles import scram_verifier
+from metacore.db.sockets import Watched
 from metacore.errors import Unavailable
 from metacore.installer.blueprint import Blueprint, draw
 from metacore.installer.migration_role import LOGIN_LIFE, SESSION
@@ -75,7 +76,10 @@ async def copy_of(direct_url: str, key: str, schema: str) -> AsyncIterator[Scrat
                 blueprint = await draw(owner, schema, role)
                 url = make_url(direct_url).set(drivername="postgresql", username=role, password=password)
                 connection = await asyncpg.connect(
-                    url.render_as_string(hide_password=False), server_settings=SESSION, statement_cache_size=0
+                    url.render_as_string(hide_password=False),
+                    server_settings=SESSION,
+                    statement_cache_size=0,
+                    connection_class=Watched,
                 )
                 try:
                     sizes = await _fill(owner, connection, schema, scratch_schema(key), blueprint)
@@ -125,6 +129,7 @@ async def connect_owner(direct_url: str, name: str) -> asyncpg.Connection[asyncp
             make_url(direct_url).set(drivername="postgresql").render_as_string(hide_password=False),
             statement_cache_size=0,
             server_settings={"application_name": name, "lock_timeout": "10s", "statement_timeout": "60s"},
+            connection_class=Watched,
         )
     except (OSError, asyncpg.PostgresError, TimeoutError) as error:
         raise Unavailable(f"the database does not answer: {type(error).__name__}") from error

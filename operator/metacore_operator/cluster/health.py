@@ -1,11 +1,12 @@
-"""Whether the process lives: by the age of its loops, since an idle cluster delivers nothing to judge it by."""
+"""Whether the process lives: by the age of its loops, since an idle cluster delivers nothing to judge it by, and of
+the work that is under way."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import web
 
@@ -14,26 +15,37 @@ from metacore_operator.metrics import CONTENT_TYPE, OperatorMetrics
 
 
 class Beats:
-    """When each loop last came round. A loop is known from `expect` on."""
+    """When each loop last came round. A loop is known from `expect` on, a piece of work while it is `busy`."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._loops: dict[str, tuple[float, float]] = {}
+        self._known: dict[object, tuple[str, float, float]] = {}
 
     def expect(self, loop: str, within: float) -> None:
         """From now on, `loop` must beat at least every `within` seconds."""
-        self._loops[loop] = (within, self._clock())
+        self._known[loop] = (loop, within, self._clock())
 
     def beat(self, loop: str) -> None:
-        within, _ = self._loops[loop]
-        self._loops[loop] = (within, self._clock())
+        self._beat(loop)
+
+    @contextmanager
+    def busy(self, work: str, within: float) -> Iterator[Callable[[], None]]:
+        """While the block runs, it must end, or call what it gets, at least every `within` seconds."""
+        key = object()
+        self._known[key] = (work, within, self._clock())
+        try:
+            yield lambda: self._beat(key)
+        finally:
+            del self._known[key]
 
     def late(self) -> list[str]:
-        """The loops that are late, each with the age of its last beat."""
+        """The loops and the work that are late, each with the age of its last beat."""
         now = self._clock()
-        return [
-            f"{loop}: {now - last:.0f} s ago" for loop, (within, last) in self._loops.items() if now - last > within
-        ]
+        return [f"{name}: {now - last:.0f} s ago" for name, within, last in self._known.values() if now - last > within]
+
+    def _beat(self, key: object) -> None:
+        name, within, _ = self._known[key]
+        self._known[key] = (name, within, self._clock())
 
 
 @asynccontextmanager

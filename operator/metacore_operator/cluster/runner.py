@@ -42,6 +42,9 @@ PULSE_LOOP = "pulse"
 PULSE_LATE_SECONDS = 120.0
 """A pulse asks the API server and the database, each with a deadline; a loop that is this late hangs."""
 LONGEST_RETRY_SECONDS = 60.0
+WORK_LATE_SECONDS = 7_200.0
+"""Work on one Addon that shows no progress for so long hangs. The longest statement that is meant is the installer's
+INDEX_TIMEOUT of one hour, and an attempt's own login (LOGIN_LIFE) lasts two."""
 
 
 class Background(Protocol):
@@ -102,6 +105,10 @@ class ClusterRunner:
         """Take what a deleted Addon installed away; Done when the object may go, Waiting when it may not yet."""
         self._ledger.see(document)
         name = read_record(document, self._finalizer).addon.full_name
+        with self._beats.busy(f"removing {name}", WORK_LATE_SECONDS):
+            return await self._removed(name, document)
+
+    async def _removed(self, name: str, document: Mapping[str, Any]) -> Outcome:
         async with self._alone(name):
             record = self._ledger.get(name) or read_record(document, self._finalizer)
             addon = record.addon
@@ -192,8 +199,9 @@ class ClusterRunner:
             async with self._queue.take() as name:
                 began = time.monotonic()
                 try:
-                    async with self._alone(name):
-                        outcome = await self._one(name)
+                    with self._beats.busy(f"work on {name}", WORK_LATE_SECONDS) as beat:
+                        async with self._alone(name):
+                            outcome = await self._one(name, beat)
                     if outcome is not None:
                         self._metrics.reconciled(type(outcome).__name__.lower(), time.monotonic() - began)
                 except Exception as error:
@@ -201,7 +209,7 @@ class ClusterRunner:
                     log.warning("addon.reconcile_failed", addon=name, error=_words(error), exc_info=_unexpected(error))
                     self._queue.add(name, _capped(retry_delay(self._queue.failed(name))))
 
-    async def _one(self, name: str) -> Outcome | None:
+    async def _one(self, name: str, beat: Callable[[], None]) -> Outcome | None:
         """What became of it; None when there was nothing to do."""
         record = self._ledger.get(name)
         if record is None or record.deleting or not record.held:
@@ -220,7 +228,8 @@ class ClusterRunner:
                 return None
             addon = addon.model_copy(update={"status": began})
         state = TenantsOf(self._ports.state, addon.metadata.namespace, self._settings.rules)
-        summary = await reconcile(addon, replace(self._ports, state=state), now=self._now)
+        ports = replace(self._ports, state=state, progress=lambda _step: beat())
+        summary = await reconcile(addon, ports, now=self._now)
         if await self._publish(name, addon, summary):
             self._schedule(name, summary.decisive)
         return summary.decisive
