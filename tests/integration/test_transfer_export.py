@@ -20,7 +20,7 @@ from tests.desk import Desk, open_desk
 from metacore.db.database import Database
 from metacore.dynamic import export_formats, exports
 from metacore.dynamic.exports import Export, ExportService
-from metacore.errors import InvalidInput, NotFound, PayloadTooLarge, PermissionDenied, Unavailable
+from metacore.errors import InvalidInput, NotFound, PayloadTooLarge, PermissionDenied, TooManyRequests, Unavailable
 from metacore.identity import Principal
 from metacore.permissions.service import PermissionService
 from metacore.permissions.store import MemoryPermissionStore
@@ -177,6 +177,58 @@ async def test_a_client_that_stops_reading_does_not_hold_the_transaction(
         assert len(table(await content(await service.export(desk.caller(), "tickets", [])))) == 9
     with pytest.raises(Unavailable, match="took nothing"):
         await content(stalled)
+
+
+@pytest.mark.parametrize("file_format", ["csv", "xlsx"])
+async def test_a_client_that_reads_slowly_loses_the_export_in_the_end(
+    postgres_desk: Desk, monkeypatch: pytest.MonkeyPatch, file_format: str
+) -> None:
+    slow_reader(monkeypatch)
+    monkeypatch.setattr(exports, "FILE_CHUNK", 16)
+    desk = postgres_desk
+    for number in range(8):
+        await desk.add("tickets", title="t", count=number)
+    # As slow as somebody who reads a chunk just before it counts as stalled: the deadline alone can end this one.
+    service = ExportService(desk.db, desk.registry, export_seconds=2)
+    slow = await service.export(desk.caller(), "tickets", [("format", file_format)])
+    await anext(slow.chunks)
+    async with asyncio.timeout(20):
+        assert len(table(await content(await service.export(desk.caller(), "tickets", [])))) == 9
+        with pytest.raises(Unavailable, match="longer than 2 seconds"):
+            await slow_content(slow)
+    pool = desk.db.engine.pool
+    assert isinstance(pool, QueuePool)
+    assert pool.checkedout() == 0
+
+
+async def slow_content(export: Export) -> None:
+    async with aclosing(export.chunks) as chunks:
+        async for _ in chunks:
+            await asyncio.sleep(0.1)
+
+
+async def test_one_organization_cannot_keep_others_from_exporting(
+    postgres_desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BATCH_ROWS", "CHUNKS_AHEAD"):
+        monkeypatch.setattr(exports, name, 1)
+    desk = postgres_desk
+    for number in range(8):
+        await desk.add("tickets", title="t", count=number)
+    service = ExportService(desk.db, desk.registry, slot_wait_seconds=0.05)
+    held = [await service.export(desk.caller(), "tickets", []) for _ in range(2)]
+    for export in held:
+        await anext(export.chunks)
+    for file_format in ("csv", "xlsx"):
+        one_more = await service.export(desk.caller(), "tickets", [("format", file_format)])
+        with pytest.raises(TooManyRequests, match="too many exports") as refused:
+            await anext(one_more.chunks)
+        assert (refused.value.code, refused.value.retry_after) == ("exports_busy", 10)
+    other = await service.export(desk.caller(desk.globex), "tickets", [])
+    assert len(table(await content(other))) == 1
+    for export in held:
+        await export.chunks.aclose()
+    assert len(table(await content(await service.export(desk.caller(), "tickets", [])))) == 9
 
 
 @pytest.mark.parametrize("file_format", ["csv", "xlsx"])

@@ -1,7 +1,8 @@
 """Sending all rows of a list: CSV and JSON while they are read, XLSX once it is written (contract 6).
 
 Rows come through a cursor in one read-only transaction, so an export is one moment's picture however long it takes.
-A client that stops reading cannot hold that transaction: it ends after `STALLED_SECONDS`.
+A client that stops reading cannot hold that transaction: it ends after `STALLED_SECONDS`, and that of one who reads
+slowly after `EXPORT_SECONDS`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import sqlalchemy as sa
 from metacore.db.database import SET_ORGANIZATION, Database
 from metacore.dynamic import export_formats, lookup, statements
 from metacore.dynamic.export_formats import CONTENT_TYPES, CsvEncoder, JsonEncoder, TextEncoder, XlsxFile
+from metacore.dynamic.fair_slots import FairSlots
 from metacore.dynamic.import_values import importable_columns
 from metacore.dynamic.query import ListQuery, parse_shaped_query
 from metacore.dynamic.shape import ModelShape, shape_of
@@ -36,8 +38,14 @@ FILE_CHUNK = 1 << 16
 CHUNKS_AHEAD = 4
 """Encoded batches that wait for the client at most."""
 STALLED_SECONDS = 60.0
+EXPORT_SECONDS = 600.0
+"""From its beginning to its last chunk, an export may take so long: it holds a slot, a connection and a snapshot."""
 CONCURRENT_EXPORTS = 4
 """Exports of one process that read at the same time; more wait, so that other routes keep their connections."""
+EXPORTS_OF_ONE_ORGANIZATION = 2
+"""Of these, so that no organization keeps others from exporting."""
+SLOT_WAIT_SECONDS = 5.0
+"""How long an export waits for others; then its caller is told to come back."""
 LEFT_OUT = frozenset({"organization_id", "created_by_id", "deleted_at"})
 """Columns that an export has only when it is asked for them."""
 TRAILING = ("created_at", "updated_at")
@@ -100,18 +108,29 @@ class ExportService:
         *,
         permissions: PermissionService | None = None,
         stalled_seconds: float = STALLED_SECONDS,
+        export_seconds: float = EXPORT_SECONDS,
+        slot_wait_seconds: float = SLOT_WAIT_SECONDS,
     ) -> None:
         self._db = db
         self._registry = registry
         self._permissions = permissions
         self._stalled_seconds = stalled_seconds
-        self._slots = asyncio.Semaphore(CONCURRENT_EXPORTS)
+        self._export_seconds = export_seconds
+        self._slots = FairSlots(
+            CONCURRENT_EXPORTS,
+            EXPORTS_OF_ONE_ORGANIZATION,
+            wait_seconds=slot_wait_seconds,
+            what="exports",
+            code="exports_busy",
+        )
 
     async def export(self, principal: Principal, name: str, params: Sequence[tuple[str, str]]) -> Export:
         """The rows of a list as a file.
 
         Raises:
             NotFound, PermissionDenied, InvalidInput: before anything is read.
+            TooManyRequests: by the first chunk, when others export and do not end in time.
+            Unavailable: by a later chunk, when the client reads too slowly or the whole takes too long.
         """
         model = self._registry.model_for(name, principal.organization_id)
         shape = shape_of(model)
@@ -157,7 +176,7 @@ class ExportService:
             .order_by(*statements.order_of(shape, table.c, query.rows, dialect))
         )
         values = statements.filter_values(shape, query.rows, dialect)
-        async with self._slots, self._db.engine.connect() as connection:
+        async with self._slots.of(organization_id), self._db.engine.connect() as connection:
             if dialect == "postgresql":
                 await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             async with connection.begin():
@@ -187,32 +206,30 @@ class ExportService:
             book = await asyncio.to_thread(XlsxFile, path, query.columns, title=shape.model.key)
             count = 0
             try:
-                with lookup.reading():
-                    async with self._batches(shape, organization_id, query) as batches:
-                        async for batch in batches:
-                            count += len(batch)
-                            _check_sheet_rows(count)
-                            await asyncio.to_thread(book.rows, batch)
+                async with self._in_time():
+                    with lookup.reading():
+                        async with self._batches(shape, organization_id, query) as batches:
+                            async for batch in batches:
+                                count += len(batch)
+                                _check_sheet_rows(count)
+                                await asyncio.to_thread(book.rows, batch)
             finally:
                 # Also when it fails: the workbook holds open files.
                 await asyncio.shield(asyncio.to_thread(book.close))
-            async with aclosing(_file_chunks(path)) as chunks:
+            async with aclosing(self._paced(_file_chunks(path))) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
     async def _paced(self, source: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        """`source`, read ahead a little by a task of its own, which gives up when nobody takes what it read."""
+        """`source`, read ahead a little by a task of its own, which gives up when nobody takes what it read in time."""
         queue: asyncio.Queue[bytes | BaseException | None] = asyncio.Queue(CHUNKS_AHEAD)
 
         async def read() -> None:
             end: BaseException | None = None
             try:
-                async with aclosing(source):
+                async with self._in_time(), aclosing(source):
                     async for chunk in source:
-                        async with asyncio.timeout(self._stalled_seconds):
-                            await queue.put(chunk)
-            except TimeoutError:
-                end = Unavailable(f"the client took nothing for {self._stalled_seconds:g} seconds")
+                        await self._taken(queue, chunk)
             except Exception as error:
                 end = error
             await queue.put(end)
@@ -227,6 +244,26 @@ class ExportService:
             reader.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reader
+
+    async def _taken(self, queue: asyncio.Queue[bytes | BaseException | None], chunk: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._stalled_seconds):
+                await queue.put(chunk)
+        except TimeoutError:
+            raise Unavailable(f"the client took nothing for {self._stalled_seconds:g} seconds") from None
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        whole = asyncio.timeout(self._export_seconds)
+        try:
+            async with whole:
+                yield
+        except TimeoutError:
+            if not whole.expired():
+                raise
+            raise Unavailable(
+                f"the export took longer than {self._export_seconds:g} seconds; filter the rows, or read faster"
+            ) from None
 
 
 def _check_sheet_rows(count: int) -> None:
