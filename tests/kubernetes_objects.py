@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qs
 
 from metacore.errors import Conflict, MetacoreError, NotFound
 from metacore_operator.api_server import ApiServer, Document
@@ -32,8 +33,12 @@ class ObjectsInMemory(ApiServer):
     async def get(self, path: str) -> Document:
         self._called("GET", path)
         if "?labelSelector=" in path:
-            folder = path.partition("?")[0] + "/"
-            return {"items": [copy.deepcopy(item) for name, item in self.objects.items() if name.startswith(folder)]}
+            folder, _, query = path.partition("?")
+            items = [item for name, item in self.objects.items() if name.startswith(f"{folder}/")]
+            for condition in ",".join(parse_qs(query).get("fieldSelector", ())).split(","):
+                field, _, value = condition.partition("!=")
+                items = [item for item in items if not field or _field(item, field) != value]
+            return {"items": copy.deepcopy(items)}
         if path not in self.objects:
             raise NotFound(f"{path} not found")
         return copy.deepcopy(self.objects[path])
@@ -100,3 +105,9 @@ def _merge(document: Document, body: Mapping[str, Any]) -> None:
             _merge(document.setdefault(key, {}), value)
         else:
             document[key] = copy.deepcopy(value)
+
+
+def _field(document: Document, path: str) -> Any:
+    for name in path.split("."):
+        document = document.get(name) or {}
+    return document

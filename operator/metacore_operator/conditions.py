@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 from metacore_operator.outcomes import ConditionType, Done, Outcome, Reason, Stalled, StepResult, Waiting
 from metacore_operator.resources.status import (
@@ -60,6 +60,21 @@ class Observed:
     organizations: OrganizationCounts = field(default_factory=OrganizationCounts)
     kernels: KernelCounts = field(default_factory=KernelCounts)
     violations: ViolationCounts = field(default_factory=ViolationCounts)
+
+    @classmethod
+    def before(cls, previous: AddonStatus) -> Self:
+        """What the last status says, where nothing newer is known."""
+        return cls(
+            key=previous.key,
+            version=previous.version,
+            digest=previous.digest,
+            signer=previous.signer,
+            schema_revision=previous.schema_revision,
+            mode=previous.observed_mode,
+            organizations=previous.organizations,
+            kernels=previous.kernels,
+            violations=previous.violations,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +143,8 @@ def refused(
     history_limit: int,
 ) -> Summary:
     """The status of an Addon whose declaration cannot be worked on: stalled, and what was observed stays."""
-    observed = Observed(
-        key=previous.key,
-        version=previous.version,
-        digest=previous.digest,
-        signer=previous.signer,
-        schema_revision=previous.schema_revision,
-        mode=previous.observed_mode,
-        organizations=previous.organizations,
-        kernels=previous.kernels,
-        violations=previous.violations,
-    )
     result = StepResult("declaration", (), Stalled(reason, message))
-    return summarise(previous, generation, [result], observed, now=now, history_limit=history_limit)
+    return summarise(previous, generation, [result], Observed.before(previous), now=now, history_limit=history_limit)
 
 
 def began(previous: AddonStatus, generation: int, *, now: datetime.datetime) -> AddonStatus:

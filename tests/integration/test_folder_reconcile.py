@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import DatabaseUrls
 from tests.factories import make_organization, make_user, principal
 from tests.folder_world import PATIENCE, QUICK, FolderWorld
 from tests.tickets import TICKETS, make_bundle, signed, tickets_manifest
@@ -18,6 +19,7 @@ from metacore.capabilities.access import Access
 from metacore.capabilities.enforcer import Enforcer
 from metacore.capabilities.recorder import ViolationRecorder
 from metacore.capabilities.writer import ViolationWriter
+from metacore.cli.main import main
 from metacore.db.database import Database
 from metacore.db.roles import KERNEL_ROLE
 from metacore.ids import OrganizationId
@@ -371,6 +373,44 @@ async def test_two_addons_with_one_key_the_first_keeps_it(world: FolderWorld, ac
 
         (world.root / "usurper.yaml").unlink()
         await world.until(Reason.REMOVED, "usurper")
+        assert world.served(acme) == "1.0.0"
+
+
+async def test_an_addon_of_a_cluster_that_is_gone_is_taken_over(
+    world: FolderWorld,
+    acme: OrganizationId,
+    database_urls: DatabaseUrls,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("METACORE_OWNER_DATABASE_URL", database_urls.owner)
+
+    async def metacore(*words: str) -> tuple[int, str]:
+        code = await asyncio.to_thread(main, ["addons", *words])
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+    await world.owner.postgres.execute("UPDATE metacore_addons SET owner_uid = 'of-the-old-cluster'")
+    async with world.reconciling():
+        message = await world.until(Reason.KEY_OWNED)
+        uid = message.partition("--uid ")[2].split()[0]
+        code, listed = await metacore("list", "--json")
+        assert code == 0
+        assert [(row["key"], row["organizations"]) for row in json.loads(listed)["addons"]] == [("tickets", 1)]
+        assert "of-the-old-cluster" in (await metacore("list"))[1]
+        code, refused = await metacore("adopt", "tickets", "--uid", uid, "--from", "somebody")
+        assert (code, "not by 'somebody'" in refused) == (1, True)
+        code, unknown = await metacore("adopt", "nothing", "--uid", uid)
+        assert (code, "there is no addon 'nothing'" in unknown) == (1, True)
+
+        code, done = await metacore("adopt", "tickets", "--uid", uid, "--from", "of-the-old-cluster")
+
+        assert code == 0 and "before it was of-the-old-cluster" in done
+        await world.until(Reason.SUCCEEDED)
         assert world.served(acme) == "1.0.0"
 
 

@@ -236,6 +236,8 @@ async def test_one_process_at_a_time_tries_an_addon(owner_db: Database) -> None:
 async def test_a_cancelled_rehearsal_leaves_nothing(owner_db: Database) -> None:
     organization = await make_organization(owner_db)
     installer = await installed(owner_db, organization)
+    # Without a row the statement would have nothing to do, and be over before it is seen.
+    await owner_db.postgres.execute(PARENTS.replace(":org", f"'{organization}'"))
     bundle = read(tickets_manifest(version="1.1.0"), {"0001_first.sql": FIRST, "0002_b.sql": SLOW})
     task = asyncio.create_task(installer.rehearse(bundle, [organization]))
     await running(owner_db, "metacore-migration")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import hashlib
 import json
@@ -29,7 +30,7 @@ from metacore_operator.resources.spec import SourceKind
 from metacore_operator.resources.status import Phase
 from metacore_operator.sources.source import Fetched, Stored, nothing_stored
 from metacore_operator.steps.context import Ports
-from metacore_operator.steps.fence import Fencing, reverify
+from metacore_operator.steps.fence import Fencing, Reverification
 from metacore_operator.steps.reconcile import reconcile, remove
 from metacore_operator.steps.state import (
     InstalledAddon,
@@ -500,6 +501,63 @@ async def test_an_organization_that_is_no_longer_meant_loses_the_addon() -> None
     assert world.calls[1:] == [("install", "1.0.0", (ACME,)), ("uninstall", GLOBEX, True)]
 
 
+async def test_nobody_loses_an_addon_because_a_name_or_a_rule_is_wrong() -> None:
+    world = World()
+    ready = await world.reconcile()
+
+    renamed = await world.reconcile(after(ready, organizations={"names": ["Acme", "Globexx"]}, deletionPolicy="Drop"))
+    assert renamed.decisive.reason is Reason.ORGANIZATIONS_MISSING
+    visible = [tenant for tenant in await world.tenants() if tenant.id == ACME]
+
+    async def hidden() -> Sequence[Tenant]:
+        return visible
+
+    world.tenants = hidden  # type: ignore[method-assign]
+    kept = await world.reconcile(after(renamed, deletionPolicy="Drop"))
+
+    assert [call for call in world.calls if call[0] == "uninstall"] == []
+    assert isinstance(kept.decisive, Done)
+    assert "1 more has it and may not be targeted" in kept.status.condition("Installed").message  # type: ignore[union-attr]
+
+
+async def test_what_the_spec_switched_off_comes_back_whatever_happened_in_between() -> None:
+    world = World()
+    off = await world.reconcile(addon_of(enabled=False, organizations={"names": ["Acme", "Initech"]}))
+    assert off.decisive.reason is Reason.ORGANIZATIONS_MISSING
+    assert world.row is not None and world.row.organizations[ACME] is False
+    world.refusal = Unavailable("the lock is held")
+    failed = await world.reconcile(after(off, organizations={"names": ["Acme"]}))
+    assert failed.decisive.reason is Reason.INSTALL_FAILED
+    world.refusal = None
+
+    on = await world.reconcile(after(failed, organizations={"names": ["Acme"]}))
+
+    assert isinstance(on.decisive, Done)
+    assert world.row.organizations[ACME] is True
+    assert on.status.disabled_by_spec is False
+
+
+async def test_what_could_not_be_looked_at_stays_in_the_status_as_it_was() -> None:
+    world = World()
+    ready = await world.reconcile()
+
+    async def broken(_key: str) -> InstalledAddon | None:
+        raise ConnectionError("gone")
+
+    seen = await world.installed("tickets")
+    answers = [seen]
+
+    async def once(key: str) -> InstalledAddon | None:
+        return answers.pop() if answers else await broken(key)
+
+    world.installed = once  # type: ignore[method-assign]
+    failed = await world.reconcile(after(ready))
+
+    assert not isinstance(failed.decisive, Done)
+    assert (failed.status.version, failed.status.digest) == ("1.0.0", ready.status.digest)
+    assert failed.status.kernels == ready.status.kernels
+
+
 async def test_missing_organizations_are_waited_for_while_the_others_are_served() -> None:
     world = World()
 
@@ -648,14 +706,64 @@ async def test_removing_what_belongs_to_another_leaves_it_and_a_failure_is_tried
     assert isinstance(await remove(addon_of(), world.ports), Waiting)
 
 
+async def reverified(world: World) -> tuple[Fencing, ...]:
+    told: list[Fencing] = []
+    again = Reverification(world.ports)
+    again.want()
+    await again.run(told.append)
+    assert not again.due
+    return tuple(told)
+
+
+async def test_an_addon_that_cannot_be_looked_at_keeps_no_other_from_being_fenced() -> None:
+    world = World()
+    await world.reconcile()
+    world.trusted = TrustedKeys((bytes(OTHER.verify_key),))
+    busy = asyncio.Event()
+
+    class Two(World):
+        """Another addon, first in the alphabet, is in the middle of its migration."""
+
+        async def installed_keys(self) -> Sequence[str]:
+            return ["a_busy_one", "tickets"]
+
+        async def installed(self, key: str) -> InstalledAddon | None:
+            if key == "a_busy_one" and not busy.is_set():
+                await busy.wait()
+            return await World.installed(self, key)
+
+    world.__class__ = Two
+    told: list[Fencing] = []
+    again = Reverification(world.ports, look_seconds=0.05)
+    again.want()
+    with pytest.raises(Unavailable, match="a_busy_one"):
+        await again.run(told.append)
+    assert told == [Fencing("tickets", "untrusted")]
+    assert again.due
+
+    busy.set()
+    await again.run(told.append)
+    assert not again.due and len(told) == 1
+
+
+async def test_a_bundle_that_cannot_be_read_any_more_is_fenced() -> None:
+    world = World()
+    await world.reconcile()
+    assert world.row is not None
+    stored = world.stored[world.row.digest]
+    world.stored[world.row.digest] = replace(stored, content=b"no archive")
+
+    assert [change.addon_key for change in await reverified(world)] == ["tickets"]
+
+
 async def test_trust_that_is_withdrawn_fences_and_trust_that_returns_frees() -> None:
     world = World()
     await world.reconcile()
-    assert await reverify(world.ports) == ()
+    assert await reverified(world) == ()
 
     world.trusted = TrustedKeys((bytes(OTHER.verify_key),))
-    assert await reverify(world.ports) == (Fencing("tickets", "untrusted"),)
-    assert await reverify(world.ports) == (), "it is told once"
+    assert await reverified(world) == (Fencing("tickets", "untrusted"),)
+    assert await reverified(world) == (), "it is told once"
     fenced = await world.reconcile()
     assert fenced.decisive.reason is Reason.KEY_REVOKED
     assert fenced.status.condition("Verified").reason == "KeyRevoked"  # type: ignore[union-attr]
@@ -667,7 +775,7 @@ async def test_trust_that_is_withdrawn_fences_and_trust_that_returns_frees() -> 
     world.away = False
 
     world.trusted = TrustedKeys((bytes(KEY.verify_key),))
-    assert await reverify(world.ports) == (Fencing("tickets", ""),)
+    assert await reverified(world) == (Fencing("tickets", ""),)
 
 
 async def test_a_fence_is_seen_though_the_source_is_fine() -> None:

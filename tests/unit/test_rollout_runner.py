@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 from collections.abc import Mapping
 from typing import Any
@@ -151,6 +152,23 @@ async def test_a_flip_is_followed_by_one_operator_and_finished_by_another() -> N
         ("Deployment", "Normal", "WishMet"),
         ("ConfigMap", "Normal", "WishMet"),
     ]
+
+
+async def test_pods_that_were_evicted_stand_in_nobodys_way() -> None:
+    world = World()
+    world.wish("1")
+    await world.operator.turn()
+    world.pod("b", "enforce")
+    evicted = copy.deepcopy(world.api.objects[f"{CORE}/pods/b"])
+    evicted["metadata"]["name"] = "a"
+    evicted["status"] = {
+        "phase": "Failed",
+        "containerStatuses": [{"name": "kernel", "restartCount": 5, "state": {"terminated": {"exitCode": 137}}}],
+    }
+    world.api.put(f"{CORE}/pods/a", evicted)
+    await world.operator.turn()
+    assert (world.shown["phase"], world.shown["pods"]) == ("Settled", "1 enforce")
+    assert [kernel["name"] for kernel in world.shown["kernels"]] == ["b"]
 
 
 async def test_a_return_is_told_once() -> None:

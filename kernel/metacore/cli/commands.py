@@ -19,7 +19,11 @@ LAZY: Mapping[str, tuple[str, str, str]] = {
     "bundle": ("metacore.cli.bundle", "app", "Make, check, sign and look into bundles."),
     "keys": ("metacore.cli.keys", "app", "Make and show signing keys."),
     "plan": ("metacore.cli.plan", "plan", "Show what installing a bundle would do."),
-    "addons": ("metacore.cli.addons", "addons", "Show and change what is installed."),
+    "addons": (
+        "metacore.cli.addons",
+        "app",
+        "Show what is installed, and hand an addon over to another Addon.",
+    ),
     "jobs": ("metacore.cli.jobs", "app", "Show jobs of addons, and try failed ones again."),
     "enforce": ("metacore.cli.enforce", "app", "Show who is in which mode, and what enforce would refuse."),
 }

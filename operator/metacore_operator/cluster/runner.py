@@ -30,7 +30,7 @@ from metacore_operator.resources.addon import REQUESTED_AT, Addon
 from metacore_operator.resources.status import AddonStatus
 from metacore_operator.settings import OperatorSettings
 from metacore_operator.steps.context import Ports
-from metacore_operator.steps.fence import reverify
+from metacore_operator.steps.fence import Fencing, Reverification
 from metacore_operator.steps.reconcile import echoing, reconcile, remove
 from metacore_operator.steps.state import Pulse
 
@@ -80,7 +80,8 @@ class ClusterRunner:
         self._queue = WorkQueue()
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._troubles: dict[str, str] = {}
-        self._reverify_due = True
+        self._reverification = Reverification(ports)
+        self._reverification.want()
 
     # What kopf calls
 
@@ -155,13 +156,16 @@ class ClusterRunner:
             await asyncio.sleep(self._settings.pulse)
 
     async def _follow_trust(self) -> None:
-        self._reverify_due |= await self._trust.reload()
-        if self._reverify_due:
-            for change in await reverify(self._ports):
-                told = "addon.fenced" if change.reason else "addon.freed"
-                log.warning(told, addon=change.addon_key, reason=change.reason)
-            self._reverify_due = False
+        if await self._trust.reload():
+            self._reverification.want()
             self._want_all()
+        if self._reverification.due:
+            await self._reverification.run(self._fenced)
+
+    def _fenced(self, change: Fencing) -> None:
+        told = "addon.fenced" if change.reason else "addon.freed"
+        log.warning(told, addon=change.addon_key, reason=change.reason)
+        self._want(frozenset({change.addon_key}))
 
     async def _guarded(self, what: str, work: Awaitable[T]) -> T | None:
         """The answer of `work`, or None when it failed; each kind of failure is told once until it ends."""

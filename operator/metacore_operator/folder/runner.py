@@ -23,7 +23,7 @@ from metacore_operator.queue import WorkQueue
 from metacore_operator.resources.addon import Addon
 from metacore_operator.settings import ReconcileSettings
 from metacore_operator.steps.context import Ports
-from metacore_operator.steps.fence import reverify
+from metacore_operator.steps.fence import Fencing, Reverification
 from metacore_operator.steps.reconcile import reconcile, remove
 from metacore_operator.steps.state import Pulse
 from metacore_operator.trust import Trust
@@ -74,12 +74,13 @@ class FolderRunner:
         self._queue = WorkQueue()
         self._missing_since: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
-        self._reverify_due = False
+        self._reverification = Reverification(ports)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; an installation under way is left at once and taken up at the next start."""
         await asyncio.to_thread(self._ledger.load)
-        await self._reverify()
+        self._reverification.want()
+        await self._guarded("trust", self._reverification.run(self._fenced))
         await self._scan()
         self._want_all()
         tasks = [
@@ -125,11 +126,16 @@ class FolderRunner:
             before = pulse or before
 
     async def _follow_trust(self) -> None:
-        self._reverify_due |= await asyncio.to_thread(self._trust.reload)
-        if self._reverify_due:
-            await self._reverify()
-            self._reverify_due = False
+        if await asyncio.to_thread(self._trust.reload):
+            self._reverification.want()
             self._want_all()
+        if self._reverification.due:
+            await self._reverification.run(self._fenced)
+
+    def _fenced(self, change: Fencing) -> None:
+        told = "addon.fenced" if change.reason else "addon.freed"
+        log.warning(told, addon=change.addon_key, reason=change.reason)
+        self._want(frozenset({change.addon_key}))
 
     async def _guarded(self, what: str, work: Awaitable[T]) -> T | None:
         """The answer of `work`, or None when it failed; each kind of failure is told once until it ends."""
@@ -143,12 +149,6 @@ class FolderRunner:
             return None
         self._troubles.pop(what, None)
         return answer
-
-    async def _reverify(self) -> None:
-        for change in await reverify(self._ports):
-            log.warning(
-                "addon.fenced" if change.reason else "addon.freed", addon=change.addon_key, reason=change.reason
-            )
 
     async def _scan(self) -> None:
         try:

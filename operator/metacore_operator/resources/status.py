@@ -69,6 +69,7 @@ class AddonStatus(Strict):
     kernels: KernelCounts = KernelCounts()
     violations: ViolationCounts = ViolationCounts()
     history: tuple[HistoryEntry, ...] = Field(default=(), strict=False, description="Installed bundles, newest first.")
+    disabled_by_spec: bool = Field(default=False, description="The spec switched it off, and has not switched it on.")
     last_handled_requested_at: str = Field(default="", description="Value of metacore.dev/requested-at last acted on.")
     last_handled_force: str = Field(default="", description="Value of metacore.dev/force last acted on.")
     last_handled_rotate_secrets: str = Field(

@@ -53,7 +53,9 @@ class Objects:
     async def pods(self, deployment: Document) -> Sequence[Document]:
         labels = deployment["spec"]["selector"].get("matchLabels") or {}
         selector = ",".join(f"{name}={value}" for name, value in sorted(labels.items()))
-        listed = await self._api.get(f"{self._core}/pods?labelSelector={quote(selector)}")
+        # An evicted pod stays as an object that has failed; another one took its place long ago.
+        living = quote("status.phase!=Failed,status.phase!=Succeeded")
+        listed = await self._api.get(f"{self._core}/pods?labelSelector={quote(selector)}&fieldSelector={living}")
         items: Sequence[Document] = listed["items"]
         return items
 

@@ -117,10 +117,12 @@ class Ports:
 
 @dataclass(slots=True)
 class Context:
-    """`chosen` and `installed` are known before the first step; the steps fill in the rest in their order.
+    """`chosen`, `installed` and `visible`, the organizations that the Addon may target, are known before the first
+    step; the steps fill in the rest in their order.
 
     `grants` stays None until the capabilities step decided. `mended` is what the installation had to put back though
-    nothing new was asked for, `installed_now` whether it ran to its end. `unkept` says why people do not find the
+    nothing new was asked for, `installed_now` whether it ran to its end, `observed` stays None until it was looked,
+    and `disabled_by_spec` until the installation was switched on or off. `unkept` says why people do not find the
     secrets of installations beside the Addon, '' when they do.
     """
 
@@ -128,6 +130,7 @@ class Context:
     ports: Ports
     chosen: Chosen
     installed: InstalledAddon | None
+    visible: frozenset[uuid.UUID]
     fetched: Fetched | None = None
     signature: Signature | None = None
     verified: Verified | None = None
@@ -139,4 +142,5 @@ class Context:
     rotated: bool = False
     unkept: str = ""
     installed_now: bool = False
-    observed: Observed = field(default_factory=Observed)
+    disabled_by_spec: bool | None = None
+    observed: Observed | None = None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from metacore.bundle.signature import verify
-from metacore.errors import SignatureRefused
+from metacore.errors import BundleRefused, SignatureRefused, Unavailable
 from metacore_operator.steps.context import Ports
+
+LOOK_SECONDS = 10.0
+"""For one addon. A migration under way holds its lock for longer; then the others come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,20 +22,63 @@ class Fencing:
     reason: str
 
 
-async def reverify(ports: Ports) -> tuple[Fencing, ...]:
-    """Verify every installed bundle again and fence or free what differs. Installed data is never touched."""
-    changes: list[Fencing] = []
-    for key in await ports.state.installed_keys():
-        installed = await ports.state.installed(key)
-        stored = await ports.state.bundle(installed.digest) if installed is not None else None
+class Reverification:
+    """Verifies every installed bundle again and fences or frees what differs. Installed data is never touched.
+
+    Keys stay due until they were looked at, whatever happens to one of them or to the whole meanwhile.
+    """
+
+    def __init__(self, ports: Ports, *, look_seconds: float = LOOK_SECONDS) -> None:
+        self._ports = ports
+        self._look_seconds = look_seconds
+        self._wanted = False
+        self._due: dict[str, None] = {}
+
+    @property
+    def due(self) -> bool:
+        return self._wanted or bool(self._due)
+
+    def want(self) -> None:
+        """Trust has changed: all of it is due."""
+        self._wanted = True
+
+    async def run(self, tell: Callable[[Fencing], None]) -> None:
+        """Look at what is due; `tell` hears of each change when it is made.
+
+        Raises:
+            Unavailable: some could not be looked at, and are still due; the message names them.
+        """
+        if self._wanted:
+            self._due = dict.fromkeys(await self._ports.state.installed_keys())
+            self._wanted = False
+        failed: dict[str, str] = {}
+        for key in tuple(self._due):
+            try:
+                async with asyncio.timeout(self._look_seconds):
+                    change = await self._look(key)
+            except Exception as error:
+                failed[key] = type(error).__name__
+                # The next turn begins with the others.
+                self._due[key] = self._due.pop(key)
+                continue
+            del self._due[key]
+            if change is not None:
+                tell(change)
+        if failed:
+            told = ", ".join(f"{key} ({error})" for key, error in failed.items())
+            raise Unavailable(f"signatures to be verified again are still due: {told}")
+
+    async def _look(self, key: str) -> Fencing | None:
+        installed = await self._ports.state.installed(key)
+        stored = await self._ports.state.bundle(installed.digest) if installed is not None else None
         if installed is None or stored is None:
-            continue
+            return None
         try:
-            await asyncio.to_thread(verify, stored.content, stored.signature, ports.trusted())
+            await asyncio.to_thread(verify, stored.content, stored.signature, self._ports.trusted())
             reason = ""
-        except SignatureRefused as error:
+        except (SignatureRefused, BundleRefused) as error:
             reason = error.code
-        if reason != installed.fenced_reason:
-            await ports.installer.fence(key, reason)
-            changes.append(Fencing(key, reason))
-    return tuple(changes)
+        if reason == installed.fenced_reason:
+            return None
+        await self._ports.installer.fence(key, reason)
+        return Fencing(key, reason)

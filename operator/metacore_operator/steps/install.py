@@ -72,13 +72,14 @@ async def _install(context: Context) -> Outcome:
     await _switch(context)
     context.installed_now = True
     told = f"version {report.version} is installed in {_counted(len(chosen.organizations))}"
-    kept = f"; its secrets are in the database only: {context.unkept}" if context.unkept else ""
+    more = _hidden(context)
+    more += f"; its secrets are in the database only: {context.unkept}" if context.unkept else ""
     if chosen.missing:
         names = ", ".join(repr(name) for name in chosen.missing)
-        return Waiting(Reason.ORGANIZATIONS_MISSING, f"{told}; there is no organization {names}{kept}", proceed=True)
+        return Waiting(Reason.ORGANIZATIONS_MISSING, f"{told}; there is no organization {names}{more}", proceed=True)
     if not addon.spec.enabled:
-        return Done(Reason.DISABLED, f"{told} and switched off by the spec{kept}")
-    return Done(Reason.INSTALLED, f"{told}{kept}")
+        return Done(Reason.DISABLED, f"{told} and switched off by the spec{more}")
+    return Done(Reason.INSTALLED, f"{told}{more}")
 
 
 def _counted(organizations: int) -> str:
@@ -104,28 +105,42 @@ def mended(context: Context, did: Sequence[str]) -> tuple[str, ...]:
 
 
 async def _leave(context: Context) -> None:
-    """Organizations that the spec no longer means lose the addon, their data as `deletionPolicy` says."""
-    if context.installed is None:
+    """Organizations that the spec no longer means lose the addon, their data as `deletionPolicy` says.
+
+    One that only cannot be seen (tenancy rules hide it) keeps it, and while a name has no organization nobody loses
+    anything: a rule or a name may be wrong, and data that was dropped does not come back.
+    """
+    if context.installed is None or context.chosen.missing:
         return
     drop = context.addon.spec.deletion_policy == "Drop"
     for organization in context.installed.organizations:
-        if organization not in context.chosen.organizations:
+        if organization in context.visible and organization not in context.chosen.organizations:
             await context.ports.installer.uninstall(context.addon.key, organization, drop=drop)
+
+
+def _hidden(context: Context) -> str:
+    """What to tell of organizations that have the addon and may not be targeted (any more)."""
+    count = len(context.installed.organizations.keys() - context.visible) if context.installed is not None else 0
+    if not count:
+        return ""
+    return f"; {count} more {'has' if count == 1 else 'have'} it and may not be targeted from here, so it stays there"
 
 
 async def _switch(context: Context) -> None:
     """Switch off everywhere when the spec says so, and on again when it no longer does.
 
-    While it says enabled a tenant's own choice stands, so only what the spec itself had switched off comes back.
+    While it says enabled a tenant's own choice stands, so only what the spec itself had switched off comes back. That
+    it had is remembered in the status, whatever became of the reconciles in between.
     """
     installer, key = context.ports.installer, context.addon.key
     installed = await context.ports.state.installed(key)
     if installed is None:
         return
     enabled = context.addon.spec.enabled
-    before = context.addon.status.condition(ConditionType.INSTALLED)
-    if enabled and (before is None or before.reason != Reason.DISABLED):
+    if enabled and not context.addon.status.disabled_by_spec:
         return
+    context.disabled_by_spec = True
     for organization in context.chosen.organizations:
         if installed.organizations.get(organization) is (not enabled):
             await (installer.enable if enabled else installer.disable)(key, organization)
+    context.disabled_by_spec = not enabled

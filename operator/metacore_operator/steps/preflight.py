@@ -108,8 +108,10 @@ def _claimed(context: Context) -> Outcome | None:
     installed, uid = context.installed, context.addon.metadata.uid
     if installed is None or installed.owner_uid == uid or not (installed.digest or installed.organizations):
         return None
+    key = context.addon.key
     holder = "another Addon" if installed.owner_uid else "an installation through the API or a host"
-    return Stalled(Reason.KEY_OWNED, f"addon key {context.addon.key!r} is claimed by {holder}")
+    hint = f"should this one take it over: metacore addons adopt {key} --uid {uid} (docs: operator, Taking over)"
+    return Stalled(Reason.KEY_OWNED, f"addon key {key!r} is claimed by {holder}; {hint}")
 
 
 def _ambiguous(context: Context) -> Outcome | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from metacore.errors import Conflict, KeyOwned, MetacoreError
 from metacore.logs import get_logger
 from metacore_operator import conditions
-from metacore_operator.conditions import Summary
+from metacore_operator.conditions import Observed, Summary
 from metacore_operator.outcomes import ConditionType, Done, Outcome, Reason, StepResult, Waiting
 from metacore_operator.resources.addon import FORCE, PAUSE, REQUESTED_AT, ROTATE_SECRETS, Addon
 from metacore_operator.steps import capabilities, fetch, install, observe, preflight, serve, verify
@@ -49,11 +49,13 @@ async def reconcile(addon: Addon, ports: Ports, *, now: Callable[[], datetime.da
     if addon.spec.suspend or addon.paused:
         by = "the spec" if addon.spec.suspend else f"the annotation {PAUSE}"
         return echoing(conditions.suspended(addon.status, generation, by, now=now()), addon, {REQUESTED_AT})
+    tenants = await ports.state.tenants()
     context = Context(
         addon,
         ports,
-        chosen=choose(addon.spec.organizations, await ports.state.tenants()),
+        chosen=choose(addon.spec.organizations, tenants),
         installed=await ports.state.installed(addon.key),
+        visible=frozenset(tenant.id for tenant in tenants),
     )
     results: list[StepResult] = []
     stopped = False
@@ -76,10 +78,14 @@ async def reconcile(addon: Addon, ports: Ports, *, now: Callable[[], datetime.da
         addon.status,
         generation,
         results,
-        context.observed,
+        # What could not be looked at is as it was.
+        context.observed or Observed.before(addon.status),
         now=now(),
         history_limit=addon.spec.revision_history_limit,
     )
+    if context.disabled_by_spec is not None:
+        status = summary.status.model_copy(update={"disabled_by_spec": context.disabled_by_spec})
+        summary = replace(summary, status=status)
     return echoing(summary, addon, handled)
 
 
