@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from metacore.ids import OrganizationId, SessionId, UserId
 
 NOBODY = UserId(uuid.UUID(int=0))
+ANY_ORGANIZATION = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +48,8 @@ def nobody(organization_id: uuid.UUID) -> Principal:
         expires_at=0.0,
         token_digest=b"",
     )
+
+
+def administered_by(organizations: Collection[str], organization_id: uuid.UUID) -> bool:
+    """Whether an organization is one of those that administer the installation: `organizations` are ids, `*` is any."""
+    return ANY_ORGANIZATION in organizations or str(organization_id) in organizations

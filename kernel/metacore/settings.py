@@ -64,7 +64,8 @@ class Settings(BaseSettings):
     )
     mode_organizations: Annotated[list[str], NoDecode] = Field(
         default=[],
-        description="Ids of organizations whose people may change the mode by API, comma separated; * is any",
+        description="Ids of organizations that administer the installation, comma separated, * is any: their people may"
+        " change the mode by API, and install what asks for more",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=8000, ge=0, le=65_535, description="Port to listen on")

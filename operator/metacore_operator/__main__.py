@@ -174,7 +174,7 @@ async def _work(
         operator,
         finalizer=FINALIZER,
         background=(
-            RequestWorker(owner, installer, trust.current, sealer),
+            RequestWorker(owner, installer, trust.current, sealer, administrators=settings.mode_organizations),
             Housekeeping(owner, installer),
             _rollouts(operator, api, owner, beats, metrics, identity),
         ),

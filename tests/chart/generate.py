@@ -66,7 +66,7 @@ OPERATOR_SET_BY_THE_CHART = frozenset(
         "port",
     }
 )
-"""The same for the operator, whose `operator.settings` also takes how it logs."""
+"""The same for the operator, whose `operator.settings` also takes how it logs and who administers the installation."""
 
 
 def main() -> None:
@@ -87,9 +87,11 @@ def definitions() -> Mapping[str, str]:
 def schema_text() -> str:
     schema = json.loads(SCHEMA.read_text("utf-8"))
     kernel = _settings(Settings, "METACORE_", SET_BY_THE_CHART)
-    logs = {name: described for name, described in kernel.items() if name.startswith("METACORE_LOG_")}
+    shared = {name: described for name, described in kernel.items() if name.startswith("METACORE_LOG_")}
+    # Whose requests may ask for more; the mode itself nobody changes by API in a cluster.
+    shared |= _settings(Settings, "METACORE_", frozenset(Settings.model_fields) - {"mode_organizations"})
     operator = _settings(OperatorSettings, "METACORE_OPERATOR_", OPERATOR_SET_BY_THE_CHART)
-    for name, properties in (("settings", kernel), ("operatorSettings", operator | logs)):
+    for name, properties in (("settings", kernel), ("operatorSettings", operator | shared)):
         schema["$defs"][name] = {"type": "object", "additionalProperties": False, "properties": properties}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from metacore.capabilities.grants import missing
 from metacore.manifest.model import Capability
 from metacore_operator.resources.spec import Capabilities
-from metacore_operator.steps.capabilities import approved, missing
+from metacore_operator.steps.capabilities import approved
 from metacore_operator.steps.state import InstalledAddon
 
 ASKED = (Capability(kind="db:read", target="orders.items"), Capability(kind="http:fetch", target="api.example.com"))

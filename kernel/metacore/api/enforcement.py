@@ -16,7 +16,7 @@ from metacore.capabilities.enforcement import Enforcement
 from metacore.capabilities.violations import ViolationFilter, list_violations
 from metacore.capabilities.window import parse_since
 from metacore.errors import InvalidInput, PermissionDenied
-from metacore.identity import Principal
+from metacore.identity import Principal, administered_by
 from metacore.manifest.names import ADDON_KEY
 
 MODE_BODY: Final[dict[str, Any]] = {
@@ -39,7 +39,6 @@ MODE_BODY: Final[dict[str, Any]] = {
         },
     }
 }
-ANY_ORGANIZATION: Final = "*"
 MAX_PAGE: Final = 100_000
 KIND: Final = re.compile(r"[a-z]{1,15}:[a-z]{1,15}")
 MODE: Final = re.compile("|".join(mode.value for mode in Mode))
@@ -69,7 +68,7 @@ def build_enforcement_router(services: EnforcementServices, authenticated: Princ
     async def ask_for_mode(request: Request, principal: Caller) -> Response:
         """Needs `addons.enforce`, and an organization that administers this installation: the mode holds for all."""
         await services.addons.require(principal, "addons.enforce")
-        if not services.organizations & {ANY_ORGANIZATION, str(principal.organization_id)}:
+        if not administered_by(services.organizations, principal.organization_id):
             raise PermissionDenied(
                 "permission denied: the mode holds for every organization, and yours does not administer this"
                 " installation; the setting mode_organizations names those that do",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from metacore.capabilities.access import CapabilityKind
 from metacore.capabilities.targets import DATABASE_KINDS, DEFAULT_PORTS, canonical, own_schema, split_host
@@ -99,3 +99,9 @@ class Grants:
                     return True
                 name = name.partition(".")[2]
         return False
+
+
+def missing(key: str, asked: Sequence[Capability], held: Sequence[Capability]) -> tuple[Capability, ...]:
+    """What the addon `key` asks for beyond `held`, in which a prefix such as `orders.*` stands for everything below."""
+    named, covered = {(item.kind, item.target) for item in held}, Grants(key, held)
+    return tuple(item for item in asked if (item.kind, item.target) not in named and not covered.include(item))

@@ -34,6 +34,7 @@ from metacore.db.embedded import EmbeddedServer
 from metacore.db.migrate import migrate
 from metacore.db.roles import KERNEL_ROLE, OWNER_ROLE, prepare_database
 from metacore.errors import Misconfigured, Unavailable
+from metacore.identity import ANY_ORGANIZATION
 from metacore.installer.execute import Installer
 from metacore.installer.requests import RequestWorker
 from metacore.secrets import Sealer
@@ -232,9 +233,8 @@ class Development:
             "METACORE_LOG_FORMAT": "console",
             "METACORE_LOG_LEVEL": "info",
             "METACORE_CACHE_DIR": str(self._data / "cache"),
-            # Whoever works on this machine administers it.
-            "METACORE_MODE_ORGANIZATIONS": "*",
             **given,
+            "METACORE_MODE_ORGANIZATIONS": ",".join(_administrators()),
             "METACORE_DATABASE_URL": server.url(KERNEL_ROLE, known.kernel_password, DATABASE),
             "METACORE_JWT_SECRETS": known.jwt_secret,
             "METACORE_MASTER_KEY": known.master_key,
@@ -258,7 +258,10 @@ class Development:
             ports,
             trust,
             settings=ReconcileSettings(pulse=PULSE_SECONDS),
-            companions=[RequestWorker(owner, installer, trust.current, sealer), Housekeeping(owner, installer)],
+            companions=[
+                RequestWorker(owner, installer, trust.current, sealer, administrators=_administrators()),
+                Housekeeping(owner, installer),
+            ],
             on_event=self._happened,
             on_progress=self._progressed,
         )
@@ -327,3 +330,9 @@ class Development:
     def _crashed(self, code: int, delay: float) -> None:
         how = f"by signal {-code}" if code < 0 else f"with code {code}"
         self._console.bad(f"the kernel ended {how}; starting it again in {delay:g} s")
+
+
+def _administrators() -> Sequence[str]:
+    """Whoever works on this machine administers it, unless the environment names organizations."""
+    settings = read_settings()
+    return settings.mode_organizations if "mode_organizations" in settings.model_fields_set else [ANY_ORGANIZATION]

@@ -31,6 +31,7 @@ from metacore.installer import (
     rehearsal,
     runner,
     scratch,
+    standing,
 )
 from metacore.installer.failures import sqlstate
 from metacore.installer.lifecycle import StoredSecret
@@ -45,6 +46,7 @@ from metacore.installer.report import InstallReport as InstallReport
 from metacore.installer.report import named
 from metacore.installer.runner import Runner
 from metacore.installer.settings_merge import check_settings, merged
+from metacore.installer.standing import Asker
 from metacore.installer.state import State
 from metacore.installer.steps import Rehearsal, StepKind
 from metacore.installer.wasm_check import check_wasm
@@ -153,11 +155,14 @@ class Installer:
         allow_downgrade: bool = False,
         force: bool = False,
         secrets: Mapping[uuid.UUID, bytes] | None = None,
+        asker: Asker = Asker.OWNER,
     ) -> InstallReport:
         """Make `organizations` have what the bundle says, and those that have the addon already, too.
 
         `owner_uid` is the uid of the Addon resource that wants it, '' for a request or a host. `grants` are the
         accepted capabilities, None accepts all that are declared. `settings` go to every one of `organizations`.
+        `mode` and `grants` are the addon's owner's to say: once it is installed, those of another `asker` do not count
+        (`metacore.installer.standing`).
         `secrets` (32 bytes each) are those that new installations shall have; others get one that is made.
         Running it again changes nothing, but with `force` the registry's revision rises, and every kernel loads anew.
 
@@ -189,6 +194,7 @@ class Installer:
             state = await self._load(connection, bundle, wanted)
             revision = await register.current_revision(connection)
         preflight.check_bundle(bundle, state, wanted, owner_uid=owner_uid, allow_downgrade=allow_downgrade)
+        wish = standing.settle(wish, state.addon, asker)
         pending = await asyncio.to_thread(pending_migrations, bundle, state, wanted)
         await self._check_code(bundle, state)
         changes = self._settings(wish, state, wanted)
@@ -198,7 +204,9 @@ class Installer:
         if not plan.changed:
             return InstallReport(plan.addon_key, plan.version, plan.digest, wish.signer, revision, changed=False)
         did = named(plan, changes, differs=differs)
-        report = await self._carry_out(plan, wish, wanted, state, allow_downgrade=allow_downgrade, progress=progress)
+        report = await self._carry_out(
+            plan, wish, wanted, state, asker=asker, allow_downgrade=allow_downgrade, progress=progress
+        )
         return replace(report, did=did)
 
     async def _check_code(self, bundle: Bundle, state: State) -> None:
@@ -266,6 +274,7 @@ class Installer:
         organizations: Sequence[uuid.UUID],
         state: State,
         *,
+        asker: Asker,
         allow_downgrade: bool,
         progress: Callable[[str], None],
     ) -> InstallReport:
@@ -273,7 +282,8 @@ class Installer:
         progress("claim")
         self._point("before claim")
         attempt = await runner.patiently(
-            lambda: self._claim(wish, organizations, state.addon_role, allow_downgrade=allow_downgrade), step="claim"
+            lambda: self._claim(wish, organizations, state.addon_role, asker=asker, allow_downgrade=allow_downgrade),
+            step="claim",
         )
         self._point("after claim")
         run = Runner(
@@ -327,7 +337,9 @@ class Installer:
             plan.addon_key, plan.version, plan.digest, wish.signer, revision, changed=True, secrets=made
         )
 
-    async def _claim(self, wish: Wish, organizations: Sequence[uuid.UUID], role: str, *, allow_downgrade: bool) -> int:
+    async def _claim(
+        self, wish: Wish, organizations: Sequence[uuid.UUID], role: str, *, asker: Asker, allow_downgrade: bool
+    ) -> int:
         """Alone with the addon, look once more at who holds what, and begin."""
         key = wish.bundle.manifest.key
         try:
@@ -336,6 +348,7 @@ class Installer:
                 preflight.check_bundle(
                     wish.bundle, state, organizations, owner_uid=wish.owner_uid, allow_downgrade=allow_downgrade
                 )
+                standing.check_still(wish, state.addon, asker)
                 attempt = await register.claim(connection, wish)
                 if state.dialect == "postgresql":
                     await migration_role.copy_marks(connection, key)

@@ -33,7 +33,8 @@ SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What somebody wants installed, verified and read. `settings` are by key and go to every organization named.
+    """What somebody wants installed, verified and read. `settings` are by key and go to every organization named;
+    `fenced_reason` is '' unless a fence stays.
 
     `secrets` are those that new installations shall have, by organization; others get one that is made.
     """
@@ -47,6 +48,7 @@ class Wish:
     source: str = "bundle"
     grants: tuple[Capability, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    fenced_reason: str = ""
     secrets: Mapping[uuid.UUID, bytes] = field(default_factory=dict)
 
 
@@ -159,7 +161,7 @@ async def register(
             source=wish.source,
             mode=wish.mode,
             grants=[grant.model_dump() for grant in wish.grants],
-            fenced_reason="",
+            fenced_reason=wish.fenced_reason,
             revision=revision,
             schema_revision=Addon.schema_revision + int(reshaped),
             updated_at=now,
@@ -189,7 +191,7 @@ def differs(wish: Wish, state: State) -> bool:
         or addon.signer != wish.signer
         or addon.owner_uid != wish.owner_uid
         or addon.grants != wish.grants
-        or bool(addon.fenced_reason)
+        or addon.fenced_reason != wish.fenced_reason
     )
 
 

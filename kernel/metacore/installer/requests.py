@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import datetime
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,10 +24,11 @@ from metacore.db.channels import REQUESTS
 from metacore.db.database import Database
 from metacore.db.listen import Listener
 from metacore.errors import InvalidInput, MetacoreError, NotFound, Unavailable
-from metacore.identity import Principal
+from metacore.identity import Principal, administered_by
 from metacore.ids import new_uuid
 from metacore.installer.execute import Installer
 from metacore.installer.request_errors import raised_error, stored_failure
+from metacore.installer.standing import Asker
 from metacore.logs import get_logger
 from metacore.orm.tables import AddonRequest, Installation
 from metacore.secrets import Sealer
@@ -174,16 +175,24 @@ class RequestWorker:
 
     `trusted` raises Unavailable while the keys are not known: installations then wait, which costs them no try.
     `sealer` is the kernel's, so that the secret of a new installation reaches who asked; without one nobody gets it
-    and it must be rotated where it can be told.
+    and it must be rotated where it can be told. `administrators` are the ids of organizations whose word counts for
+    everybody, `*` is any: theirs may be a bundle that asks for more than was granted.
     """
 
     def __init__(
-        self, owner: Database, installer: Installer, trusted: Callable[[], TrustedKeys], sealer: Sealer | None
+        self,
+        owner: Database,
+        installer: Installer,
+        trusted: Callable[[], TrustedKeys],
+        sealer: Sealer | None,
+        *,
+        administrators: Collection[str] = (),
     ) -> None:
         self._owner = owner
         self._installer = installer
         self._trusted = trusted
         self._sealer = sealer
+        self._administrators = frozenset(administrators)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Execute requests as they come, until `stop` is set."""
@@ -312,8 +321,13 @@ class RequestWorker:
                 f"the bundle is of addon {bundle.manifest.key!r}, the request names {claimed.addon_key!r}"
             )
         signature = Signature.model_validate(claimed.signature) if claimed.signature else None
+        administers = administered_by(self._administrators, claimed.organization_id)
         report = await self._installer.install(
-            content, signature, trusted=self._trusted(), organizations=[claimed.organization_id]
+            content,
+            signature,
+            trusted=self._trusted(),
+            organizations=[claimed.organization_id],
+            asker=Asker.ADMINISTRATOR if administers else Asker.TENANT,
         )
         result = {
             "source": "bundle",

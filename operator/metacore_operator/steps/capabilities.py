@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metacore.capabilities.grants import Grants
+from metacore.capabilities.grants import missing
 from metacore.manifest.model import Capability
 from metacore_operator.outcomes import Done, Outcome, Reason, Waiting
 from metacore_operator.resources.spec import Capabilities
@@ -48,9 +48,3 @@ def approved(wish: Capabilities, asked: Sequence[Capability], upgraded: Installe
     if wish.accept == "Always" or upgraded is None:
         return asked
     return [*upgraded.grants, *listed]
-
-
-def missing(key: str, asked: Sequence[Capability], held: Sequence[Capability]) -> tuple[Capability, ...]:
-    """What the addon `key` asks for beyond `held`, in which a prefix such as `orders.*` stands for everything below."""
-    named, covered = {(item.kind, item.target) for item in held}, Grants(key, held)
-    return tuple(item for item in asked if (item.kind, item.target) not in named and not covered.include(item))

@@ -1,0 +1,150 @@
+"""What one tenant's bundle may change for the others: not the mode, not the grants, unless it administers them all."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import orjson
+import pytest
+from tests.factories import make_organization, principal
+from tests.tickets import TRUSTED, make_bundle, signed, tickets_manifest
+
+from metacore.db.database import Database
+from metacore.errors import Conflict, Refused
+from metacore.identity import Principal
+from metacore.installer import requests
+from metacore.installer.execute import Installer
+from metacore.installer.requests import RequestOutcome, RequestWorker
+from metacore.installer.standing import Asker
+from metacore.manifest.model import Capability
+
+NARROW = Capability(kind="event:emit", target="tickets.made", reason="")
+WIDE = {"kind": "event:emit", "target": "tickets.*", "reason": "tells others"}
+MORE = {"kind": "event:subscribe", "target": "orders.*", "reason": "hears"}
+
+
+class World:
+    """An addon that its host installed for Acme, enforced and with less than it declares; Globex comes along."""
+
+    def __init__(self, owner: Database, kernel: Database, acme: uuid.UUID, globex: uuid.UUID) -> None:
+        self.owner, self.kernel = owner, kernel
+        self.acme, self.globex = principal(acme), principal(globex)
+        self.installer = Installer(owner)
+
+    async def host_installs(self, grants: list[Capability], **manifest: Any) -> None:
+        content, signature = signed(make_bundle(tickets_manifest(**manifest)))
+        organizations = [self.acme.organization_id]
+        await self.installer.install(
+            content, signature, trusted=TRUSTED, organizations=organizations, mode="enforce", grants=grants
+        )
+
+    async def asks(self, caller: Principal, *, administrators: tuple[str, ...] = (), **manifest: Any) -> RequestOutcome:
+        content, signature = signed(make_bundle(tickets_manifest(**manifest)))
+        made = await requests.submit(self.kernel, caller, "install", "tickets", bundle=content, signature=signature)
+        worker = RequestWorker(self.owner, self.installer, lambda: TRUSTED, None, administrators=administrators)
+        assert await worker.run_pending() == 1
+        return await requests.outcome(self.kernel, caller.organization_id, made)
+
+    async def stands(self) -> tuple[str, str, list[str]]:
+        row = await self.owner.postgres.fetchrow("SELECT version, mode, grants FROM metacore_addons")
+        assert row is not None
+        return row["version"], row["mode"], [f"{one['kind']} {one['target']}" for one in orjson.loads(row["grants"])]
+
+    async def versions(self) -> dict[uuid.UUID, str]:
+        rows = await self.owner.postgres.fetch("SELECT organization_id, version FROM metacore_installations")
+        return {row["organization_id"]: row["version"] for row in rows}
+
+
+@pytest.fixture
+async def world(owner_db: Database, kernel_db: Database) -> World:
+    return World(owner_db, kernel_db, await make_organization(owner_db), await make_organization(owner_db, "Globex"))
+
+
+async def test_the_same_bundle_joins_and_leaves_mode_and_grants_alone(world: World) -> None:
+    await world.host_installs([NARROW])
+    for administrators in ((), ("*",)):
+        for caller in (world.globex, world.acme):
+            assert (await world.asks(caller, administrators=administrators)).status == "done"
+            assert await world.stands() == ("1.0.0", "enforce", ["event:emit tickets.made"])
+    assert set(await world.versions()) == {world.acme.organization_id, world.globex.organization_id}
+
+
+async def test_an_upgrade_that_asks_for_more_is_refused_and_names_what(world: World) -> None:
+    await world.host_installs([NARROW])
+    outcome = await world.asks(world.globex, version="1.1.0", capabilities=[WIDE, MORE])
+    assert isinstance(outcome.error, Refused)
+    assert outcome.error.code == "capabilities"
+    assert "event:emit tickets.*, event:subscribe orders.*" in outcome.error.message
+    assert [problem.message for problem in outcome.error.problems] == [
+        "event:emit tickets.* was not granted",
+        "event:subscribe orders.* was not granted",
+    ]
+    assert await world.stands() == ("1.0.0", "enforce", ["event:emit tickets.made"])
+    assert await world.versions() == {world.acme.organization_id: "1.0.0"}
+    # Nothing was begun: no claim, no bundle, no step.
+    assert await world.owner.postgres.fetchval("SELECT array_agg(version) FROM metacore_bundles") == ["1.0.0"]
+
+
+async def test_what_the_host_did_not_grant_does_not_come_with_a_new_version(world: World) -> None:
+    """The version before declared it, too, and did not get it."""
+    await world.host_installs([])
+    outcome = await world.asks(world.acme, version="1.0.1")
+    assert isinstance(outcome.error, Refused)
+    assert await world.stands() == ("1.0.0", "enforce", [])
+
+
+async def test_an_upgrade_within_the_grants_keeps_the_mode_and_what_it_still_declares(world: World) -> None:
+    await world.host_installs([Capability(**WIDE), Capability(**MORE)], capabilities=[WIDE, MORE])
+    less = {"kind": "event:emit", "target": "tickets.made", "reason": "one is enough"}
+    assert (await world.asks(world.globex, version="1.1.0", capabilities=[less])).status == "done"
+    assert await world.stands() == ("1.1.0", "enforce", ["event:emit tickets.made"])
+    assert set((await world.versions()).values()) == {"1.1.0"}
+
+
+async def test_the_word_of_an_organization_that_administers_counts_for_everybody(world: World) -> None:
+    await world.host_installs([NARROW])
+    globex = str(world.globex.organization_id)
+    wish = {"version": "1.1.0", "capabilities": [WIDE, MORE]}
+    assert (await world.asks(world.acme, administrators=(globex,), **wish)).status == "failed"
+    assert (await world.asks(world.globex, administrators=(globex,), **wish)).status == "done"
+    assert await world.stands() == ("1.1.0", "enforce", ["event:emit tickets.*", "event:subscribe orders.*"])
+    assert set((await world.versions()).values()) == {"1.1.0"}
+
+
+async def test_a_first_installation_is_granted_what_it_declares(world: World) -> None:
+    assert (await world.asks(world.globex)).status == "done"
+    assert await world.stands() == ("1.0.0", "inherit", ["event:emit tickets.*"])
+
+
+async def test_leaving_and_coming_back_is_no_first_installation(world: World) -> None:
+    await world.host_installs([NARROW])
+    await world.installer.uninstall("tickets", world.acme.organization_id, drop=True)
+    assert (await world.asks(world.acme)).status == "done"
+    assert await world.stands() == ("1.0.0", "enforce", ["event:emit tickets.made"])
+    assert (await world.asks(world.acme, version="1.1.0")).status == "failed"
+
+
+async def test_the_fenced_bundle_stays_fenced_when_a_tenant_sends_it_again(world: World) -> None:
+    await world.host_installs([NARROW])
+    await world.installer.fence("tickets", "recalled")
+    assert (await world.asks(world.globex)).status == "done"
+    assert await world.owner.postgres.fetchval("SELECT fenced_reason FROM metacore_addons") == "recalled"
+
+
+async def test_a_request_gives_way_to_the_owner_who_decides_meanwhile(world: World) -> None:
+    """Between looking and claiming the host takes everything back; the older look must not win."""
+    content, signature = signed(make_bundle(tickets_manifest()))
+    await world.installer.install(content, signature, trusted=TRUSTED, organizations=[world.acme.organization_id])
+
+    class Meanwhile(Installer):
+        async def _claim(self, *args: Any, **options: Any) -> int:
+            await world.host_installs([])
+            return await super()._claim(*args, **options)
+
+    with pytest.raises(Conflict) as caught:
+        await Meanwhile(world.owner).install(
+            content, signature, trusted=TRUSTED, organizations=[world.globex.organization_id], asker=Asker.TENANT
+        )
+    assert caught.value.code == "superseded"
+    assert await world.stands() == ("1.0.0", "enforce", [])
