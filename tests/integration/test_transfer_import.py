@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -18,10 +19,10 @@ from metacore.db.database import Database
 from metacore.dynamic import imports
 from metacore.dynamic.exports import ExportService
 from metacore.dynamic.hook_points import HookContext, HookRegistry
-from metacore.dynamic.import_files import ImportLimits
+from metacore.dynamic.import_files import ImportLimits, ImportTable, read_table
 from metacore.dynamic.imports import ImportReport, ImportService
 from metacore.dynamic.service import DynamicService
-from metacore.errors import InvalidInput, NotFound, PayloadTooLarge, PermissionDenied, Refused
+from metacore.errors import InvalidInput, NotFound, PayloadTooLarge, PermissionDenied, Refused, TooManyRequests
 from metacore.identity import Principal
 from metacore.permissions.service import PermissionService
 from metacore.permissions.store import MemoryPermissionStore
@@ -255,3 +256,57 @@ async def test_files_that_cannot_be_imported_are_refused_as_a_whole(sqlite_desk:
     with pytest.raises(PayloadTooLarge, match="more than 1 rows"):
         await small.run(sqlite_desk.caller(), "tickets", b"title\na\nb\n", "x.csv")
     assert await sqlite_desk.count("tickets") == 0
+
+
+async def test_two_files_are_parsed_at_a_time_of_different_organizations(
+    sqlite_desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def parse(*given: Any) -> ImportTable:
+        entered.release()
+        assert go_on.wait(60)
+        return read_table(*given)
+
+    monkeypatch.setattr(imports, "read_table", parse)
+    made = service(sqlite_desk, slot_wait_seconds=0.05)
+    acme, globex, third = (sqlite_desk.caller(id) for id in (sqlite_desk.acme, sqlite_desk.globex, uuid.uuid4()))
+    snapshot = sqlite_desk.registry.snapshot
+    installed = {**snapshot.installed, third.organization_id: snapshot.installed[sqlite_desk.acme]}
+    sqlite_desk.registry.replace(snapshot.revision + 1, snapshot.addons, installed)
+    try:
+        begun = [asyncio.create_task(made.validate(acme, "tickets", b"title\na\n", "x.csv"))]
+        assert await asyncio.to_thread(entered.acquire, timeout=60)
+        with pytest.raises(TooManyRequests, match="too many imports") as refused:
+            await made.validate(acme, "tickets", b"title\na\n", "x.csv")
+        assert (refused.value.code, refused.value.retry_after) == ("imports_busy", 10)
+        begun.append(asyncio.create_task(made.run(globex, "tickets", b"title\na\n", "x.csv")))
+        assert await asyncio.to_thread(entered.acquire, timeout=60)
+        with pytest.raises(TooManyRequests):
+            await made.run(third, "tickets", b"title\na\n", "x.csv")
+    finally:
+        go_on.set()
+    assert [len(report.rows) for report in await asyncio.gather(*begun)] == [1, 1]
+    assert len((await made.validate(acme, "tickets", b"title\na\n", "x.csv")).rows) == 1
+
+
+async def test_one_organization_imports_two_files_at_a_time(sqlite_desk: Desk) -> None:
+    creating, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def wait(_context: HookContext, _values: Mapping[str, Any]) -> None:
+        creating.release()
+        await go_on.wait()
+
+    hooks = HookRegistry()
+    hooks.register("before_create", "tickets", wait)
+    made = service(sqlite_desk, hooks=hooks, slot_wait_seconds=0.05)
+    acme, globex = sqlite_desk.caller(), sqlite_desk.caller(sqlite_desk.globex)
+    begun = []
+    for _ in range(2):
+        begun.append(asyncio.create_task(made.run(acme, "tickets", b"title\na\n", "x.csv")))
+        await creating.acquire()
+    with pytest.raises(TooManyRequests):
+        await made.run(acme, "tickets", b"title\na\n", "x.csv")
+    assert len((await made.validate(globex, "tickets", b"title\na\n", "x.csv")).rows) == 1
+    go_on.set()
+    assert [report.failures for report in await asyncio.gather(*begun)] == [(), ()]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import datetime
 import io
+import json
+import struct
 import zipfile
 from typing import Any
 
 import pytest
 import xlsxwriter
 
+from metacore.dynamic import import_files
 from metacore.dynamic.import_files import ImportLimits, read_objects, read_table
 from metacore.errors import InvalidInput, MetacoreError, PayloadTooLarge
 
@@ -151,6 +154,112 @@ def test_an_archive_that_is_no_workbook_is_refused() -> None:
 )
 def test_a_file_that_is_too_large_in_any_direction_is_refused(content: bytes) -> None:
     assert isinstance(refusal(content, "upload"), PayloadTooLarge)
+
+
+def parsing_never_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loads(content: bytes) -> Any:
+        raise AssertionError("it was parsed")
+
+    monkeypatch.setattr(import_files.orjson, "loads", loads)
+
+
+MANY = import_files.MAX_VALUES + 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" + b"{}," * MANY + b"{}]",
+        b'[{"a":' + b"[" * MANY,
+        b'{"data":[{"a":[' + b"1," * MANY + b"1]}]}",
+        b'[{"' + b'\\\\":"\\",{{{",' + b"0," * MANY,
+        b"[" + b"0," * MANY + b'"' + b'\\"' * 2_000_000,
+    ],
+    ids=["objects", "lists", "numbers", "quotes", "open"],
+)
+def test_json_of_too_many_values_is_refused_before_it_is_parsed(
+    content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsing_never_begins(monkeypatch)
+    error = refusal(content, "x.json", ImportLimits())
+    assert isinstance(error, PayloadTooLarge)
+    assert "1000000 values" in error.message
+
+
+def test_json_that_is_too_large_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsing_never_begins(monkeypatch)
+    error = refusal(b'[{"a":"' + b"x" * 8_388_608 + b'"}]', "x.json", ImportLimits())
+    assert isinstance(error, PayloadTooLarge)
+    assert "8388608 bytes" in error.message
+
+
+@pytest.mark.parametrize("ending", ['"', ',"', r"\"", r"\\", r"[\\\""])
+def test_texts_of_json_may_hold_whatever_they_like(ending: str) -> None:
+    texts = [{"a": "{[," * 200_000 + ending, 'b"': 1}, {"a": '"' * 500_000}, {"a": ",{[" * 200_000}]
+    table = read_table(json.dumps(texts).encode(), "x.json", ImportLimits())
+    assert [row.values for row in table.rows] == texts
+
+
+def test_a_string_that_never_ends_is_counted_in_one_pass() -> None:
+    # Were each quote tried anew up to the end of the file, this would take days.
+    content = b'["' + rb"\"" * 3_600_000 + b"," * MANY
+    assert isinstance(refusal(content, "x.json", ImportLimits()), InvalidInput)
+
+
+def test_objects_of_many_different_keys_are_too_many_columns() -> None:
+    with pytest.raises(PayloadTooLarge, match="more than 4 columns"):
+        read_objects([{"a": 1, "b": 2}, {"c": 3, "d": 4, "e": 5}], LIMITS)
+
+
+def test_a_row_of_csv_is_bounded_also_when_quotes_span_lines() -> None:
+    record = import_files.MAX_RECORD
+    for content in (
+        b"a," * record,
+        b"a\n" + b"1," * record,
+        b"a\n" + b'"x\n",' * (record // 5 + 1),
+        b"a\n" + b"\r" * 99 + b"," * (record + 1),
+    ):
+        error = refusal(content, "x.csv", ImportLimits())
+        assert isinstance(error, PayloadTooLarge)
+        assert f"more than {record} characters" in error.message
+    assert len(csv_rows("a\n" + "x" * 99_000)) == 1
+
+
+def test_lines_above_the_header_are_counted() -> None:
+    assert csv_rows("\n" * 5 + "a\n1\n") == [{"a": "1"}]
+    assert isinstance(refusal(b"\n" * 90_000 + b"a\n1\n"), PayloadTooLarge)
+
+
+def test_values_of_csv_are_counted() -> None:
+    header = ",".join(f"c{n}" for n in range(512))
+    content = (header + "\n" + ("1," * 511 + "1\n") * (import_files.MAX_VALUES // 512 + 1)).encode()
+    error = refusal(content, "x.csv", ImportLimits())
+    assert isinstance(error, PayloadTooLarge)
+    assert "1000000 values" in error.message
+
+
+def test_bad_bytes_are_told_with_the_lines_above_them() -> None:
+    content = b"a\n" + b"x\n" * 4 + b"\xff\n"
+    assert "below line" in refusal(content).message
+
+
+@pytest.mark.parametrize("told", [1, 65_535])
+def test_a_workbook_of_many_parts_is_refused_before_they_are_listed(told: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for number in range(import_files.MAX_ENTRIES + 1):
+            archive.writestr(f"{number}", b"")
+    content = bytearray(made.getvalue())
+    # The end record holds their number, on this disk and in all; readers go by the size of the directory.
+    content[-14:-10] = struct.pack("<HH", told, told)
+
+    def listed(*_: Any) -> None:
+        raise AssertionError("it was listed")
+
+    monkeypatch.setattr(import_files.zipfile, "ZipFile", listed)
+    error = refusal(bytes(content), "x.xlsx", ImportLimits())
+    assert isinstance(error, PayloadTooLarge)
+    assert "1000 parts" in error.message
 
 
 def test_a_reference_on_the_border_of_two_chunks_is_seen() -> None:

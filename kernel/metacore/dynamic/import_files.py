@@ -1,7 +1,8 @@
 """Files that people import, read into rows: CSV, JSON and XLSX. Pure CPU work, bounded in every direction.
 
-A spreadsheet is a zip archive of XML: before it is opened, its unpacked size and the extent of its cells are checked,
-because the reader allocates the whole rectangle from the first cell to the last.
+A spreadsheet is a zip archive of XML: before it is opened, its entries, its unpacked size and the extent of its cells
+are checked, because the reader allocates the whole rectangle from the first cell to the last. Of JSON the values are
+counted before it is parsed: `{},` are three bytes of a file and a hundred of memory.
 """
 
 from __future__ import annotations
@@ -26,6 +27,15 @@ ZIP_MAGIC = b"PK\x03\x04"
 CHUNK = 1 << 20
 MAX_CELLS = 2_000_000
 """Of the rectangle that a sheet spans; the reader takes about 32 bytes for each."""
+MAX_VALUES = 1_000_000
+"""That a file may hold; each takes about a hundred bytes of memory, twice."""
+MAX_RECORD = 1_048_576
+"""Characters of one line of CSV with all that its quotes span, as many as bodies of single rows may have bytes."""
+MAX_ENTRIES = 1_000
+"""Of the archive that a workbook is: one for each sheet, picture and table, and a dozen more."""
+_ENTRY_MAGIC = b"PK\x01\x02"
+_JSON_MARK = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[,\[{]', re.DOTALL)
+"""A string, to its end or that of the file, or what stands in front of a value."""
 _REFERENCE = re.compile(rb"""\br\s*=\s*["']\s*([A-Za-z]{0,4})([0-9]{1,9})""")
 _BARE_CELL = re.compile(rb"<(?:\w+:)?c\b(?![^<>]*\br\s*=)[^<>]*>")
 _LONGEST_TAG = 4096
@@ -34,11 +44,13 @@ _LONGEST_TAG = 4096
 
 @dataclass(frozen=True, slots=True)
 class ImportLimits:
-    """`max_bytes` bounds the file, `max_unpacked` what a spreadsheet unpacks to."""
+    """`max_bytes` bounds the file, `max_json_bytes` one that is JSON, which must be parsed as a whole; `max_unpacked`
+    bounds what a spreadsheet unpacks to."""
 
     max_rows: int = 10_000
     max_columns: int = 512
     max_bytes: int = 67_108_864
+    max_json_bytes: int = 8_388_608
     max_unpacked: int = 268_435_456
 
 
@@ -66,7 +78,7 @@ def read_table(content: bytes, filename: str, limits: ImportLimits) -> ImportTab
 
     Raises:
         InvalidInput: a file that cannot be read, has no header, or no rows.
-        PayloadTooLarge: more bytes, rows or columns than `limits` allow.
+        PayloadTooLarge: more bytes, rows or columns than `limits` allow, or too many values.
     """
     if len(content) > limits.max_bytes:
         raise PayloadTooLarge(f"the file is larger than {limits.max_bytes} bytes")
@@ -75,7 +87,7 @@ def read_table(content: bytes, filename: str, limits: ImportLimits) -> ImportTab
     elif filename.lower().endswith(".xlsx"):
         raise InvalidInput("the file is not an XLSX workbook", code="invalid_file")
     elif filename.lower().endswith(".json") or content.lstrip()[:1] in (b"[", b"{"):
-        table = read_objects(_json(content), limits)
+        table = read_objects(_json(content, limits), limits)
     else:
         table = _read_csv(content, limits)
     if not table.rows:
@@ -88,7 +100,7 @@ def read_objects(document: Any, limits: ImportLimits) -> ImportTable:
 
     Raises:
         InvalidInput: any other shape.
-        PayloadTooLarge: more rows than allowed.
+        PayloadTooLarge: more rows or columns than allowed.
     """
     items = document.get("data") if isinstance(document, dict) else document
     if not isinstance(items, list):
@@ -99,36 +111,87 @@ def read_objects(document: Any, limits: ImportLimits) -> ImportTable:
     for number, item in enumerate(items, start=1):
         if isinstance(item, dict):
             headers.update(dict.fromkeys(item))
+            _check_columns(len(headers), limits)
             rows.append(ImportRow(number, item))
         else:
             rows.append(ImportRow(number, problem="expected an object"))
     return ImportTable(tuple(headers), tuple(rows), typed=True)
 
 
-def _json(content: bytes) -> Any:
+def _json(content: bytes, limits: ImportLimits) -> Any:
+    if len(content) > limits.max_json_bytes:
+        raise PayloadTooLarge(
+            f"a JSON file may have {limits.max_json_bytes} bytes; import it in parts, or as CSV or XLSX"
+        )
+    _check_json_values(content)
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError as error:
         raise InvalidInput(f"the file is not JSON: {error}", code="invalid_file") from None
 
 
+def _check_json_values(content: bytes) -> None:
+    """Each value but the outermost follows a comma or opens a list or an object."""
+    if sum(map(content.count, (b",", b"[", b"{"))) <= MAX_VALUES:
+        return
+    # Texts hold such bytes, too.
+    values = 0
+    for match in _JSON_MARK.finditer(content):
+        if content[match.start()] != ord('"'):
+            values += 1
+            _check_values(values)
+
+
 def _read_csv(content: bytes, limits: ImportLimits) -> ImportTable:
+    # Read piece by piece: as one text it would be up to four times its size.
+    lines = _Lines(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""))
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"the file is not UTF-8 (byte {error.start})", code="invalid_file") from None
-    first = text.split("\n", 1)[0]
-    delimiter = max(DELIMITERS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        return _table(_unguarded(reader), limits)
+        delimiter = max(DELIMITERS, key=lines.first().count)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        return _table(_unguarded(reader, lines), limits)
+    except UnicodeDecodeError:
+        raise InvalidInput(f"the file is not UTF-8 (below line {lines.number})", code="invalid_file") from None
     except csv.Error as error:
-        raise InvalidInput(f"the file is not CSV: line {reader.line_num}: {error}", code="invalid_file") from None
+        raise InvalidInput(f"the file is not CSV: line {lines.number}: {error}", code="invalid_file") from None
 
 
-def _unguarded(reader: Iterable[list[str]]) -> Iterable[list[str]]:
-    for line in reader:
-        yield [unguard(cell) for cell in line]
+class _Lines:
+    """Lines of a file for the CSV reader, which makes one record of several when quotes span them. `number` is of the
+    last one that was read."""
+
+    def __init__(self, text: io.TextIOBase) -> None:
+        self._text = text
+        self._kept: str | None = None
+        self._record = 0
+        self.number = 0
+
+    def first(self) -> str:
+        """The first line, which is read again afterwards."""
+        self._kept = self._text.readline(MAX_RECORD + 1)
+        return self._kept
+
+    def next_record(self) -> None:
+        self._record = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._kept if self._kept is not None else self._text.readline(MAX_RECORD + 1)
+        self._kept = None
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self._record += len(line)
+        if self._record > MAX_RECORD:
+            raise PayloadTooLarge(f"line {self.number} is part of a row of more than {MAX_RECORD} characters")
+        return line
+
+
+def _unguarded(records: Iterable[list[str]], lines: _Lines) -> Iterable[list[str]]:
+    for record in records:
+        lines.next_record()
+        yield [unguard(cell) for cell in record]
 
 
 def _read_xlsx(content: bytes, limits: ImportLimits) -> ImportTable:
@@ -145,6 +208,9 @@ def _read_xlsx(content: bytes, limits: ImportLimits) -> ImportTable:
 
 def _check_workbook(content: bytes, limits: ImportLimits) -> None:
     """Refuse a bomb before anything unpacks it: sizes are measured, not believed."""
+    # What the end of the archive says of their number, the reader does not go by; each entry has this magic number.
+    if content.count(_ENTRY_MAGIC) > MAX_ENTRIES:
+        raise PayloadTooLarge(f"the workbook has more than {MAX_ENTRIES} parts")
     left = limits.max_unpacked
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -207,16 +273,20 @@ def _table(lines: Iterable[Sequence[Any]], limits: ImportLimits) -> ImportTable:
     """The first line that is not blank is the header; blank lines below it count but are passed over."""
     headers: list[str] | None = None
     rows: list[ImportRow] = []
-    number = 0
+    number = above = filled = 0
     for line in lines:
         if headers is None:
             if any(not _blank(cell) for cell in line):
                 headers = _headers(line, limits)
+            above += 1
+            _check_rows(above - 1, limits)
             continue
         number += 1
         _check_rows(number, limits)
         if any(not _blank(cell) for cell in line):
             rows.append(_row(number, headers, line))
+            filled += len(rows[-1].values)
+            _check_values(filled)
     if headers is None:
         raise InvalidInput("the file has no header row", code="empty_file")
     return ImportTable(tuple(name for name in headers if name), tuple(rows))
@@ -255,3 +325,8 @@ def _check_rows(count: int, limits: ImportLimits) -> None:
 def _check_columns(count: int, limits: ImportLimits) -> None:
     if count > limits.max_columns:
         raise PayloadTooLarge(f"the file has more than {limits.max_columns} columns")
+
+
+def _check_values(count: int) -> None:
+    if count > MAX_VALUES:
+        raise PayloadTooLarge(f"the file has more than {MAX_VALUES} values; import it in parts")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
+from metacore.dynamic.fair_slots import FairSlots
 from metacore.dynamic.import_files import ImportLimits, read_table
 from metacore.dynamic.import_values import match_headers, values_of
 from metacore.dynamic.rules import rules_of
@@ -24,6 +25,13 @@ logger = logging.getLogger(__name__)
 
 CONCURRENT_ROWS = 8
 """Creates under way at once: they share statements, and an import must not take every connection."""
+PARSED_AT_ONCE = 2
+"""Files of one process: a thread that parses leaves little of the interpreter to others, and takes much memory."""
+CONCURRENT_IMPORTS = 8
+"""Of one process, parsed or about to be: their rows are kept until the last one is created."""
+IMPORTS_OF_ONE_ORGANIZATION = 2
+SLOT_WAIT_SECONDS = 10.0
+"""How long an import waits for others; then its caller is told to come back."""
 ROWS_PER_SLICE = 500
 """Rows that a thread checks before it looks for others who want to run."""
 INTERNAL_ERROR = "internal error"
@@ -108,6 +116,7 @@ class ImportService:
         validators: ValidatorSource | None = None,
         custom_validators: Mapping[str, CustomValidator] | None = None,
         limits: ImportLimits | None = None,
+        slot_wait_seconds: float = SLOT_WAIT_SECONDS,
     ) -> None:
         self._creator = creator
         self._registry = registry
@@ -116,6 +125,9 @@ class ImportService:
         # Not a copy: a host may register more of them later.
         self._custom_validators = custom_validators if custom_validators is not None else {}
         self.limits = limits or ImportLimits()
+        waiting: dict[str, Any] = {"wait_seconds": slot_wait_seconds, "what": "imports", "code": "imports_busy"}
+        self._running = FairSlots(CONCURRENT_IMPORTS, IMPORTS_OF_ONE_ORGANIZATION, **waiting)
+        self._parsing = FairSlots(PARSED_AT_ONCE, 1, **waiting)
 
     async def run(self, principal: Principal, name: str, content: bytes, filename: str) -> ImportReport:
         """Create a row for each row of the file; a row that fails does not keep the others from being created.
@@ -123,9 +135,14 @@ class ImportService:
         Raises:
             NotFound, PermissionDenied, Refused: no such model, not the caller's to import, or it takes no imports.
             InvalidInput, PayloadTooLarge: the file as a whole cannot be read, or none of its headers is a column.
+            TooManyRequests: others import and do not end in time; nothing was created.
         """
         shape = await self.open(principal, name)
-        prepared, ignored = await asyncio.to_thread(self._prepare, shape, content, filename)
+        async with self._running.of(principal.organization_id):
+            return await self._run(principal, shape, content, filename)
+
+    async def _run(self, principal: Principal, shape: ModelShape, content: bytes, filename: str) -> ImportReport:
+        prepared, ignored = await self._prepared(principal, shape, content, filename)
         results: list[RowResult | None] = [None] * len(prepared)
         waiting = iter(enumerate(prepared))
 
@@ -142,7 +159,11 @@ class ImportService:
         Raises as `run` does.
         """
         shape = await self.open(principal, name)
-        prepared, ignored = await asyncio.to_thread(self._prepare, shape, content, filename)
+        async with self._running.of(principal.organization_id):
+            return await self._validate(principal, shape, content, filename)
+
+    async def _validate(self, principal: Principal, shape: ModelShape, content: bytes, filename: str) -> ImportReport:
+        prepared, ignored = await self._prepared(principal, shape, content, filename)
         organization: Mapping[str, Any] = {}
         if rules_of(shape).organization_columns and self._validators is not None:
             organization = await self._validators(principal.organization_id)
@@ -166,6 +187,12 @@ class ImportService:
         if not _takes_imports(model):
             raise Refused(f"model {model.key!r} takes no imports", code="import_disabled")
         return shape
+
+    async def _prepared(
+        self, principal: Principal, shape: ModelShape, content: bytes, filename: str
+    ) -> tuple[list[_Prepared], tuple[str, ...]]:
+        async with self._parsing.of(principal.organization_id):
+            return await asyncio.to_thread(self._prepare, shape, content, filename)
 
     def _prepare(self, shape: ModelShape, content: bytes, filename: str) -> tuple[list[_Prepared], tuple[str, ...]]:
         model = shape.model
