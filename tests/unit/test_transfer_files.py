@@ -9,6 +9,7 @@ import struct
 import zipfile
 from typing import Any
 
+import orjson
 import pytest
 import xlsxwriter
 
@@ -160,7 +161,7 @@ def parsing_never_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     def loads(content: bytes) -> Any:
         raise AssertionError("it was parsed")
 
-    monkeypatch.setattr(import_files.orjson, "loads", loads)
+    monkeypatch.setattr(orjson, "loads", loads)
 
 
 MANY = import_files.MAX_VALUES + 1
@@ -256,7 +257,7 @@ def test_a_workbook_of_many_parts_is_refused_before_they_are_listed(told: int, m
     def listed(*_: Any) -> None:
         raise AssertionError("it was listed")
 
-    monkeypatch.setattr(import_files.zipfile, "ZipFile", listed)
+    monkeypatch.setattr(zipfile, "ZipFile", listed)
     error = refusal(bytes(content), "x.xlsx", ImportLimits())
     assert isinstance(error, PayloadTooLarge)
     assert "1000 parts" in error.message
