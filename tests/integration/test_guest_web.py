@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -22,6 +22,7 @@ from tests.outside import Received, outside, reply
 from metacore.addons.invocation import Handler, Invocation, Result
 from metacore.capabilities.access import Mode
 from metacore.egress.broker import EgressConfig
+from metacore.egress.resolving import owner
 
 ADDRESSES = {
     "localhost": [["127.0.0.1"]],
@@ -214,3 +215,20 @@ async def test_a_response_that_is_too_large_is_an_error_and_no_trap(database_url
 def counted(plane: Plane, mode: str) -> float | None:
     labels = {"addon": "workshop", "kind": "http:fetch", "mode": mode}
     return plane.app.metrics.registry.get_sample_value("metacore_capability_violations_total", labels)
+
+
+async def test_names_are_looked_up_on_the_account_of_the_addon(
+    database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accounts: list[str] = []
+
+    class Accounted(Names):
+        async def __call__(self, host: str, port: int) -> Sequence[str]:
+            accounts.append(owner.get())
+            return await super().__call__(host, port)
+
+    monkeypatch.setitem(globals(), "Names", Accounted)
+    async with outside(echo) as server, workshop_with_web(database_urls, server.port, enforce=True) as plane:
+        (answer,) = await answers(plane, {"url": server.url(host="api.example.com")})
+    assert answer["success"]
+    assert accounts == ["workshop"]

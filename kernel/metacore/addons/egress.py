@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final, Protocol
 
 from metacore.addons.guest_context import GuestContext
@@ -48,7 +49,7 @@ class AddonEgress:
                 self._gate.require(last)
 
         try:
-            return await self._outbound.send(request, gate=gate)
+            return await self._outbound.send(replace(request, owner=who.addon_key), gate=gate)
         except PermissionDenied as error:
             if error.code == BLOCKED:
                 self._gate.record_refused(last, "an address that may not be reached")

@@ -19,9 +19,10 @@ import httpcore2
 
 from metacore.egress.addresses import AddressRules, Network, Opening
 from metacore.egress.bodies import read_body
-from metacore.egress.dialing import BLOCKED, Dialer, Proxy, Resolver, SystemResolver
+from metacore.egress.dialing import BLOCKED, Dialer, Proxy
 from metacore.egress.headers import HARMLESS, checked_headers, checked_method
 from metacore.egress.outbound import HostGate, OutboundRequest, OutboundResponse
+from metacore.egress.resolving import Resolver, SystemResolver, owner
 from metacore.egress.targets import Target, parse_target
 from metacore.errors import InvalidInput, MetacoreError, Misconfigured, PayloadTooLarge, PermissionDenied, Unavailable
 from metacore.logs import get_logger
@@ -95,6 +96,8 @@ class Broker:
         """
         begun = time.monotonic()
         outcome = "error"
+        # Names are looked up where the connection is made, which the HTTP library does within this task.
+        sending_for = owner.set(request.owner)
         try:
             response = await self._within_time(request, gate)
             outcome = "answered"
@@ -106,6 +109,7 @@ class Broker:
             outcome = "cancelled"
             raise
         finally:
+            owner.reset(sending_for)
             if self._metrics is not None:
                 self._metrics.observe_egress(outcome, time.monotonic() - begun)
 

@@ -10,9 +10,7 @@ import asyncio
 import base64
 import contextlib
 import ipaddress
-import socket
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -21,13 +19,11 @@ import h11
 import httpcore2
 
 from metacore.egress.addresses import Address, AddressRules, canonical
+from metacore.egress.resolving import Resolver
 from metacore.errors import Misconfigured, PermissionDenied, Unavailable
 from metacore.logs import get_logger
 
 log = get_logger(__name__)
-
-Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Addresses of a host name, best first; OSError when there are none."""
 
 MOST_ADDRESSES: Final = 4
 """Addresses that are tried one after another; all of them are judged."""
@@ -35,7 +31,6 @@ MOST_ADDRESSES: Final = 4
 CONNECT_SECONDS: Final = 5.0
 """For one address, so that a dead one leaves time for the next."""
 
-RESOLVER_THREADS: Final = 8
 MAX_PROXY_REPLY: Final = 16 * 1024
 
 BLOCKED: Final = "blocked_address"
@@ -68,26 +63,6 @@ class Proxy:
         return cls(parts.hostname, port, basic)
 
 
-class SystemResolver:
-    """The system's resolver, in threads of its own: a name server that hangs must hold up nothing else."""
-
-    def __init__(self) -> None:
-        self._threads: ThreadPoolExecutor | None = None
-
-    async def __call__(self, host: str, port: int) -> Sequence[str]:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(RESOLVER_THREADS, "metacore-resolver")
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        )
-        return list(dict.fromkeys(str(item[4][0]) for item in found))
-
-    def close(self) -> None:
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
-
-
 class Dialer(httpcore2.AsyncNetworkBackend):
     """Opens connections to addresses that `rules` admit, through `proxy` when there is one."""
 
@@ -103,7 +78,8 @@ class Dialer(httpcore2.AsyncNetworkBackend):
         Raises:
             PermissionDenied: `blocked_address`; one bad address is enough, so that an answer that mixes good and bad
                 ones does not get a second chance.
-            Unavailable: the name is unknown, or nobody answers at any address.
+            Unavailable: the name is unknown, or nobody answers at any address; `resolver_busy` when others of the same
+                owner are being looked up and the name server is slow.
         """
         for address in (await self.admitted(host, port))[:MOST_ADDRESSES]:
             with contextlib.suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):

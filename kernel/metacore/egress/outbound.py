@@ -13,7 +13,8 @@ followed; it raises to stop the request."""
 
 @dataclass(frozen=True, slots=True)
 class OutboundRequest:
-    """`timeout` is the whole time in seconds; a response body over `max_response_bytes` ends the request."""
+    """`timeout` is the whole time in seconds; a response body over `max_response_bytes` ends the request. `owner` is
+    the addon that it is for: names of one owner are looked up two at a time; '' is the kernel itself."""
 
     method: str
     url: str
@@ -22,6 +23,7 @@ class OutboundRequest:
     timeout: float = 15.0
     max_response_bytes: int = 8 * 1_048_576
     max_redirects: int = 5
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,6 @@ class Outbound(Protocol):
             PermissionDenied: with the code `blocked_address`: a loopback, private, link-local, unique-local or
                 metadata address; whatever `gate` raises.
             PayloadTooLarge: the response is larger than allowed.
-            Unavailable: no connection, or no answer in time.
+            Unavailable: no connection, or no answer in time; `resolver_busy` when names of its owner get no answer.
         """
         ...
