@@ -39,6 +39,7 @@ from metacore_operator.rollout.decide import Policy
 from metacore_operator.rollout.evidence import DatabaseEvidence
 from metacore_operator.rollout.objects import Objects, Release
 from metacore_operator.rollout.runner import ModeRollouts
+from metacore_operator.served import until_served
 from metacore_operator.settings import OperatorSettings
 from metacore_operator.sources.config_map import ConfigMapSource
 from metacore_operator.sources.download import Downloader
@@ -184,7 +185,7 @@ async def _work(
     register(registry, runner)
     async with asyncio.TaskGroup() as group:
         group.create_task(runner.run(stop))
-        group.create_task(_deliver(registry, operator, stop))
+        group.create_task(deliver(registry, operator, api, beats, stop))
 
 
 def _rollouts(
@@ -216,8 +217,14 @@ def sources_of(operator: OperatorSettings, api: ApiServer, egress: EgressConfig)
     return sources
 
 
-async def _deliver(registry: kopf.OperatorRegistry, operator: OperatorSettings, stop: asyncio.Event) -> None:
-    """Run kopf until `stop` is set. It ends by itself only when it cannot go on; the process must not live on deaf."""
+async def deliver(
+    registry: kopf.OperatorRegistry, operator: OperatorSettings, api: ApiServer, beats: Beats, stop: asyncio.Event
+) -> None:
+    """Run kopf, once Addons are served, until `stop` is set. It ends by itself only when it cannot go on; the process
+    must not live on deaf.
+    """
+    if not await _unless_stopped(until_served(api, beats), stop):
+        return
     others = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
         registry=registry,

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import kopf
 
 from metacore_operator.outcomes import Outcome, Waiting, retry_delay
-from metacore_operator.resources.addon import GROUP, VERSION
+from metacore_operator.resources.addon import GROUP, PLURAL, VERSION
+from metacore_operator.served import Sessions
 
-PLURAL = "addons"
 LONGEST_REMOVAL_RETRY = 30.0
 LONGEST_TOLD = 200
 """Characters of a message that kopf is given: it keeps them in an annotation. The status has the whole."""
@@ -26,10 +26,12 @@ class Receiver(Protocol):
 
 def register(registry: kopf.OperatorRegistry, receiver: Receiver) -> None:
     """Make `registry` hand Addons to `receiver`, and log in as the pod or by kubeconfig."""
+    sessions = Sessions()
 
     @kopf.on.login(registry=registry)
-    def login(**given: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**given) or kopf.login_with_kubeconfig(**given)
+    async def login(**given: Any) -> kopf.AiohttpSession | None:
+        info = kopf.login_with_service_account(**given) or kopf.login_with_kubeconfig(**given)
+        return sessions.of(info) if info is not None else None
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def event(type: str | None, body: kopf.Body, **_: Any) -> None:

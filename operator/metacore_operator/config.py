@@ -8,10 +8,17 @@ from typing import Any
 
 import kopf
 
+from metacore_operator.served import NotServed
 from metacore_operator.settings import OperatorSettings
 
 FINALIZER = "metacore.dev/addon"
 PREFIX = "kopf.metacore.dev"
+BACKOFFS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""Seconds between the tries of one request."""
+
+
+REPEATING = ("kopf._cogs.clients.watching", "kopf._core.reactor.observation")
+"""Loggers of kopf that say each try of a list, a watch, or a look at the kinds."""
 
 
 class GenerationStorage(kopf.AnnotationsDiffBaseStorage):
@@ -19,6 +26,13 @@ class GenerationStorage(kopf.AnnotationsDiffBaseStorage):
 
     def build(self, *, body: kopf.Body, extra_fields: Iterable[Any] | None = None) -> kopf.BodyEssence:
         return kopf.BodyEssence(spec={"generation": body.metadata.get("generation", 0)})
+
+
+class _ToldBefore(logging.Filter):
+    """Takes out what kopf says of each try of a request that `served` has told of once."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return NotServed.__name__ not in record.getMessage()
 
 
 class _Plain(logging.Filter):
@@ -35,6 +49,8 @@ def quieten() -> None:
     objects = logging.getLogger("kopf.objects")
     objects.setLevel(logging.WARNING)
     objects.addFilter(_Plain())
+    for name in REPEATING:
+        logging.getLogger(name).addFilter(_ToldBefore())
     for name in ("kopf.activities", "kopf._core.engines.activities"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -52,6 +68,8 @@ def configure(settings: kopf.OperatorSettings, operator: OperatorSettings) -> ko
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
     settings.networking.enforce_retry_after = True
+    # A watch starts over after these; a write is given up, so that it does not hold a worker for ever.
+    settings.networking.error_backoffs = BACKOFFS
     settings.queueing.worker_limit = 2 * operator.workers
     settings.queueing.idle_timeout = 5
     settings.persistence.finalizer = FINALIZER

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from metacore_operator.resources.addon import DNS_LABEL, GROUP, KIND, VERSION
+from metacore_operator.resources.addon import DNS_LABEL, GROUP, KIND, PLURAL, VERSION
 from metacore_operator.resources.mode_rollout import MODE_ROLLOUT_KIND, MODE_ROLLOUT_PLURAL, ModeRolloutStatus
 from metacore_operator.resources.spec import (
     AddonSpec,
@@ -29,7 +29,6 @@ from metacore_operator.resources.spec import (
 )
 from metacore_operator.resources.status import AddonStatus
 
-PLURAL = "addons"
 HEADER = "# Generated from operator/metacore_operator/resources by `python -m metacore_operator.crds --write`.\n"
 FOLDER = "crds"
 """Where the definitions live in the repository. The chart's copies are made from them."""

@@ -90,8 +90,8 @@ class OperatorSettings(BaseSettings):
         default=(), description="Registries as host:port, comma separated, that speak HTTP without TLS"
     )
     addons_root: str = Field(default="", description="Folder below which spec.source.path lies; empty: no such source")
-    port: int = Field(default=8080, ge=0, le=65_535, description="Port of /healthz and /metrics; 0 takes a free one")
-    host: str = Field(default="0.0.0.0", description="Address of both")  # noqa: S104 - probes come from outside.
+    port: int = Field(default=8080, ge=0, le=65_535, description="Port of /healthz, /readyz, /metrics; 0: a free one")
+    host: str = Field(default="0.0.0.0", description="Their address")  # noqa: S104 - probes come from outside.
     workers: int = Field(default=4, ge=1, le=64, description="Addons worked on at once")
     resync: float = Field(default=60.0, gt=0, description="How often a settled Addon is looked at again")
     pulse: float = Field(default=2.0, gt=0, description="How often database and trust are looked at")

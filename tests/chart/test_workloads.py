@@ -222,6 +222,12 @@ def test_the_operator_is_told_what_is_its() -> None:
     assert environment(rendered("cluster_wide"), "operator")["METACORE_OPERATOR_CLUSTER_WIDE"] == "true"
 
 
+def test_an_operator_that_lacks_something_takes_no_part_but_is_not_started_anew() -> None:
+    program = container(rendered("external"), "operator")
+    paths = {name: program[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+    assert paths == {"startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"}
+
+
 def test_variables_of_the_operator_are_settings_that_exist() -> None:
     known = {f"METACORE_OPERATOR_{name.upper()}" for name in OperatorSettings.model_fields}
     known |= {f"METACORE_{name.upper()}" for name in Settings.model_fields} | {"ALLOW_UNSIGNED_BUNDLES"}

@@ -29,6 +29,9 @@ def test_every_wait_has_an_end() -> None:
     assert watching.connect_timeout
     assert networking.request_timeout
     assert networking.connect_timeout
+    # A write that is refused for ever must not hold its worker for ever; no single wait is long.
+    assert isinstance(networking.error_backoffs, tuple)
+    assert 0 < max(networking.error_backoffs) <= 30
     assert settings.process.ultimate_exiting_timeout
 
 

@@ -38,6 +38,22 @@ async def test_a_late_loop_is_named_and_its_next_beat_mends_it() -> None:
         assert await asked(port) == (200, "ok\n")
 
 
+async def test_what_is_lacking_makes_it_not_ready_though_it_lives() -> None:
+    clock = Clock()
+    beats = Beats(clock)
+    async with serving(beats, OperatorMetrics(process=False), "127.0.0.1", 0) as port:
+        assert await asked(port, "readyz") == (200, "ok\n")
+        beats.lack("definition", "there is no definition")
+        assert await asked(port, "readyz") == (503, "there is no definition\n")
+        assert await asked(port) == (200, "ok\n")
+        beats.expect("lease", 10)
+        clock.now = 11
+        assert await asked(port, "readyz") == (503, "late: lease: 11 s ago\nthere is no definition\n")
+        beats.beat("lease")
+        beats.found("definition")
+        assert await asked(port, "readyz") == (200, "ok\n")
+
+
 async def test_an_address_that_is_taken_is_said() -> None:
     async with serving(Beats(), OperatorMetrics(process=False), "127.0.0.1", 0) as port:
         with pytest.raises(Misconfigured, match=f"cannot listen on 127.0.0.1:{port}"):

@@ -14,9 +14,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, insert, null, or_, select, text, update
+from sqlalchemy import ColumnElement, delete, func, insert, null, or_, select, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.bundle.read import read_bundle
 from metacore.bundle.signature import Signature, TrustedKeys
@@ -28,6 +27,7 @@ from metacore.identity import Principal, administered_by
 from metacore.ids import new_uuid
 from metacore.installer.execute import Installer
 from metacore.installer.request_errors import raised_error, stored_failure
+from metacore.installer.request_rows import notify, plain, transaction
 from metacore.installer.standing import Asker
 from metacore.logs import get_logger
 from metacore.orm.tables import AddonRequest, Installation
@@ -100,7 +100,7 @@ async def submit(
                 arguments=dict(arguments or {}),
             )
         )
-        await _notify(connection, request_id)
+        await notify(connection, request_id)
     return request_id
 
 
@@ -232,7 +232,7 @@ class RequestWorker:
 
     async def _claim(self) -> _Claimed | None:
         """The oldest request that waits, or whose worker died; other workers skip it from now on."""
-        async with _transaction(self._owner) as connection:
+        async with transaction(self._owner) as connection:
             now = (
                 await connection.execute(select(func.current_timestamp(type_=AddonRequest.claimed_at.type)))
             ).scalar_one()
@@ -343,7 +343,7 @@ class RequestWorker:
         async with self._owner.transaction(None) as connection:
             query = select(*(getattr(Installation, name) for name in columns)).where(*place)
             row = (await connection.execute(query)).mappings().first()
-        return {name: _plain(row[name]) for name in columns} if row is not None else {}
+        return {name: plain(row[name]) for name in columns} if row is not None else {}
 
     async def _finish(
         self,
@@ -374,15 +374,15 @@ class RequestWorker:
 
     async def _write(self, request_id: uuid.UUID, values: Mapping[str, Any]) -> None:
         place: ColumnElement[bool] = AddonRequest.id == request_id
-        async with _transaction(self._owner) as connection:
+        async with transaction(self._owner) as connection:
             await connection.execute(update(AddonRequest).where(place).values(dict(values)))
-            await _notify(connection, request_id)
+            await notify(connection, request_id)
 
     async def _renew(self, request_id: uuid.UUID) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             with contextlib.suppress(DBAPIError, OSError):
-                async with _transaction(self._owner) as connection:
+                async with transaction(self._owner) as connection:
                     await connection.execute(
                         update(AddonRequest)
                         .where(AddonRequest.id == request_id, AddonRequest.status == RUNNING)
@@ -392,32 +392,10 @@ class RequestWorker:
     async def tidy(self) -> None:
         """Forget old requests, and secrets that nobody fetched."""
         now = datetime.datetime.now(datetime.UTC)
-        async with _transaction(self._owner) as connection:
+        async with transaction(self._owner) as connection:
             await connection.execute(delete(AddonRequest).where(AddonRequest.finished_at < now - KEPT))
             await connection.execute(
                 update(AddonRequest)
                 .where(AddonRequest.sealed_result != "", AddonRequest.finished_at < now - SECRET_LIFE)
                 .values(sealed_result="")
             )
-
-
-@contextlib.asynccontextmanager
-async def _transaction(owner: Database) -> Any:
-    async with owner.transaction(None) as connection:
-        if owner.dialect == "sqlite":
-            await connection.exec_driver_sql("BEGIN IMMEDIATE")
-        yield connection
-
-
-async def _notify(connection: AsyncConnection, request_id: uuid.UUID) -> None:
-    if connection.dialect.name == "postgresql":
-        notify = text("SELECT pg_notify(:channel, :payload)")
-        await connection.execute(notify, {"channel": REQUESTS, "payload": str(request_id)})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    if isinstance(value, datetime.datetime):
-        return value.astimezone(datetime.UTC).isoformat().replace("+00:00", "Z")
-    return value

@@ -1,5 +1,6 @@
 """Whether the process lives: by the age of its loops, since an idle cluster delivers nothing to judge it by, and of
-the work that is under way."""
+the work that is under way. And whether it has what it cannot work without.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +16,14 @@ from metacore_operator.metrics import CONTENT_TYPE, OperatorMetrics
 
 
 class Beats:
-    """When each loop last came round. A loop is known from `expect` on, a piece of work while it is `busy`."""
+    """When each loop last came round. A loop is known from `expect` on, a piece of work while it is `busy`. And what is
+    lacking, with why.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: dict[object, tuple[str, float, float]] = {}
+        self._lacking: dict[str, str] = {}
 
     def expect(self, loop: str, within: float) -> None:
         """From now on, `loop` must beat at least every `within` seconds."""
@@ -38,6 +42,16 @@ class Beats:
         finally:
             del self._known[key]
 
+    def lack(self, what: str, why: str) -> None:
+        """From now on until it is `found` the process is not ready; it lives, since a new start would not help."""
+        self._lacking[what] = why
+
+    def found(self, what: str) -> None:
+        self._lacking.pop(what, None)
+
+    def lacking(self) -> list[str]:
+        return list(self._lacking.values())
+
     def late(self) -> list[str]:
         """The loops and the work that are late, each with the age of its last beat."""
         now = self._clock()
@@ -50,23 +64,25 @@ class Beats:
 
 @asynccontextmanager
 async def serving(beats: Beats, metrics: OperatorMetrics, host: str, port: int) -> AsyncIterator[int]:
-    """Answer GET /metrics, and GET /healthz with 200, or 503 and the loops that are late, while the block runs, on the
-    port that it gives.
+    """Answer GET /metrics, GET /healthz with 200, or 503 and the loops that are late, and GET /readyz also with 503 and
+    what is lacking, while the block runs, on the port that it gives.
 
     Raises:
         Misconfigured: the address is taken.
     """
 
     async def healthz(_request: web.Request) -> web.Response:
-        late = beats.late()
-        text = "late: " + ", ".join(late) if late else "ok"
-        return web.Response(text=text + "\n", status=503 if late else 200)
+        return _answer(beats.late(), [])
+
+    async def readyz(_request: web.Request) -> web.Response:
+        return _answer(beats.late(), beats.lacking())
 
     async def scrape(_request: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     application = web.Application()
     application.router.add_get("/healthz", healthz)
+    application.router.add_get("/readyz", readyz)
     application.router.add_get("/metrics", scrape)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
@@ -79,3 +95,8 @@ async def serving(beats: Beats, metrics: OperatorMetrics, host: str, port: int) 
         await asyncio.sleep(0)
     finally:
         await runner.cleanup()
+
+
+def _answer(late: list[str], lacking: list[str]) -> web.Response:
+    problems = ["late: " + ", ".join(late)] * bool(late) + lacking
+    return web.Response(text="\n".join(problems or ["ok"]) + "\n", status=503 if problems else 200)

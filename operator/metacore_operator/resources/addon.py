@@ -17,6 +17,7 @@ GROUP = "metacore.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "Addon"
+PLURAL = "addons"
 
 PAUSE = "metacore.dev/pause"
 REQUESTED_AT = "metacore.dev/requested-at"
