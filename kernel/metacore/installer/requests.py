@@ -252,16 +252,8 @@ class RequestWorker:
                 .where(AddonRequest.id == row["id"])
                 .values(status=RUNNING, claimed_at=now, result={"tries": tries})
             )
-        return _Claimed(
-            row["id"],
-            row["organization_id"],
-            row["kind"],
-            row["addon_key"],
-            row["bundle"],
-            row["signature"],
-            row["arguments"] or {},
-            tries,
-        )
+        same = ("id", "organization_id", "kind", "addon_key", "bundle", "signature")
+        return _Claimed(**{name: row[name] for name in same}, arguments=row["arguments"] or {}, tries=tries)
 
     def _trust_known(self) -> bool:
         try:
