@@ -23,7 +23,6 @@ from metacore.api.addons import AddonServices
 from metacore.api.deps import authenticated, optional_principal
 from metacore.api.enforcement import EnforcementServices
 from metacore.api.errors import refuse_in_the_envelope
-from metacore.api.front import FrontedFastAPI
 from metacore.api.lane import Lane
 from metacore.api.middleware import RequestMiddleware
 from metacore.api.navigation import groups_for
@@ -187,7 +186,8 @@ class App:
         target.include_router(own, prefix=prefix)
         if isinstance(target, FastAPI):
             refuse_in_the_envelope(target, prefix)
-            middleware = [
+            # From the outermost to the innermost; what the host adds later stands in front of these.
+            target.user_middleware += [
                 Middleware(
                     RequestMiddleware,
                     metrics=self.metrics if self.config.enable_metrics else None,
@@ -198,11 +198,6 @@ class App:
                 ),
                 Middleware(Lane, prefix=prefix, endpoint=services.records, auth=self.auth),
             ]
-            if isinstance(target, FrontedFastAPI):
-                target.put_in_front(middleware)
-            else:
-                # What the host adds later stands in front of these.
-                target.user_middleware += middleware
         return own
 
     async def start(self) -> None:

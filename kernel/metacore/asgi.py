@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from metacore import logs
+from metacore.api.application import KernelApplication
 from metacore.api.errors import from_http
-from metacore.api.front import FrontedFastAPI
 from metacore.app import App
 from metacore.app_config import AppConfig
 from metacore.db.database import Database
@@ -76,7 +76,7 @@ def create_asgi(settings: Settings) -> FastAPI:
         yield
         await database.close()
 
-    web = FrontedFastAPI(
+    web = KernelApplication(
         title="Metacore",
         version=__version__,
         docs_url=None,

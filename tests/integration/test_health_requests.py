@@ -12,10 +12,12 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import APIRouter, FastAPI, Request
-from starlette.responses import StreamingResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.served import serving
 
 from metacore import logs
+from metacore.api.application import KernelApplication
 from metacore.api.middleware import RequestMiddleware
 from metacore.errors import NotFound, Unauthenticated
 from metacore.metrics import Metrics
@@ -37,7 +39,9 @@ class Served:
     seen_ids: list[str]
 
 
-def build(access: Recorded, metrics: Metrics, seen_ids: list[str], **options: Any) -> FastAPI:
+def build(
+    access: Recorded, metrics: Metrics, seen_ids: list[str], kind: type[FastAPI] = FastAPI, **options: Any
+) -> FastAPI:
     inner = APIRouter()
 
     @inner.get("/things/{id}")
@@ -79,7 +83,7 @@ def build(access: Recorded, metrics: Metrics, seen_ids: list[str], **options: An
 
     outer = APIRouter(prefix="/v1")
     outer.include_router(inner)
-    app = FastAPI()
+    app = kind()
     app.include_router(outer, prefix="/api")
     mounted = FastAPI()
     mounted.include_router(inner)
@@ -97,10 +101,10 @@ def build(access: Recorded, metrics: Metrics, seen_ids: list[str], **options: An
     return app
 
 
-@pytest.fixture
-async def served() -> AsyncIterator[Served]:
+@pytest.fixture(params=[FastAPI, KernelApplication])
+async def served(request: pytest.FixtureRequest) -> AsyncIterator[Served]:
     access, metrics, seen_ids = Recorded(), Metrics(process=False), list[str]()
-    app = build(access, metrics, seen_ids)
+    app = build(access, metrics, seen_ids, request.param)
     async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://test") as client:
         yield Served(client, access, metrics, seen_ids)
 
@@ -108,6 +112,24 @@ async def served() -> AsyncIterator[Served]:
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
     for part in parts:
         yield part
+
+
+async def test_what_is_added_to_the_application_stands_in_front_of_all_that_is_the_kernels() -> None:
+    access, metrics = Recorded(), Metrics(process=False)
+    app = build(access, metrics, [], KernelApplication)
+
+    class Closed:
+        def __init__(self, app: ASGIApp) -> None:
+            self.app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await PlainTextResponse("closed on Sundays", status_code=403)(scope, receive, send)
+
+    app.add_middleware(Closed)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app), base_url="http://test") as client:
+        reply = await client.get("/api/v1/things/7")
+
+    assert (reply.status_code, reply.text, access.lines) == (403, "closed on Sundays", [])
 
 
 async def test_the_callers_request_id_comes_back_and_reaches_the_logs(served: Served) -> None:
