@@ -60,6 +60,13 @@ class AddonServer:
         }
         await self._store("MODIFIED" if (namespace, name) in self._objects else "ADDED", document)
 
+    def phase(self, namespace: str, name: str) -> str:
+        status = self._objects[namespace, name].get("status") or {}
+        return str(status.get("phase", ""))
+
+    def has(self, namespace: str, name: str) -> bool:
+        return (namespace, name) in self._objects
+
     def finalizers(self, namespace: str, name: str) -> list[str]:
         return self._objects[namespace, name]["metadata"].get("finalizers") or []
 
@@ -95,7 +102,9 @@ class AddonServer:
         application.router.add_get(f"/apis/{API_VERSION}", self._kinds)
         application.router.add_get("/apis/apiextensions.k8s.io/v1", self._definitions)
         application.router.add_get(f"/apis/{API_VERSION}/namespaces/{{namespace}}/{PLURAL}", self._list_or_watch)
-        application.router.add_patch(f"/apis/{API_VERSION}/namespaces/{{namespace}}/{PLURAL}/{{name}}", self._patch)
+        one = f"/apis/{API_VERSION}/namespaces/{{namespace}}/{PLURAL}/{{name}}"
+        application.router.add_patch(one, self._patch)
+        application.router.add_patch(f"{one}/status", self._show)
         # Without idle connections and handlers whose client has gone: kopf would wait for their tasks when it ends.
         runner = web.AppRunner(application, access_log=None, handler_cancellation=True, keepalive_timeout=0.05)
         await runner.setup()
@@ -178,10 +187,20 @@ class AddonServer:
         await self._store("MODIFIED", document)
         return web.json_response(document)
 
+    async def _show(self, request: web.Request) -> web.Response:
+        namespace, name = request.match_info["namespace"], request.match_info["name"]
+        document = {**copy.deepcopy(self._objects[namespace, name]), "status": (await request.json())["status"]}
+        await self._store("MODIFIED", document)
+        return web.json_response(document)
+
     async def _store(self, kind: str, document: Document) -> None:
         version = next(self._versions)
         document["metadata"]["resourceVersion"] = str(version)
-        self._objects[document["metadata"]["namespace"], document["metadata"]["name"]] = document
+        place = document["metadata"]["namespace"], document["metadata"]["name"]
+        self._objects[place] = document
+        if "deletionTimestamp" in document["metadata"] and not document["metadata"].get("finalizers"):
+            kind = "DELETED"
+            del self._objects[place]
         self._history.append((version, kind, copy.deepcopy(document)))
         async with self._changed:
             self._changed.notify_all()

@@ -70,6 +70,8 @@ class ObjectsInMemory(ApiServer):
             raise Conflict("the uid in the precondition differs")
         document = copy.deepcopy(self.objects[target])
         document.update({key: copy.deepcopy(value) for key, value in body.items() if key != "metadata"})
+        if annotations := body.get("metadata", {}).get("annotations"):
+            document["metadata"].setdefault("annotations", {}).update(annotations)
         self.put(target, document)
         return copy.deepcopy(self.objects[target])
 

@@ -14,7 +14,7 @@ from metacore_operator.settings import OperatorSettings
 FINALIZER = "metacore.dev/addon"
 PREFIX = "kopf.metacore.dev"
 BACKOFFS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-"""Seconds between the tries of one request."""
+"""Seconds between the tries of one request, and for which an object rests after each that failed for good."""
 
 
 REPEATING = ("kopf._cogs.clients.watching", "kopf._core.reactor.observation")
@@ -72,6 +72,7 @@ def configure(settings: kopf.OperatorSettings, operator: OperatorSettings) -> ko
     settings.networking.error_backoffs = BACKOFFS
     settings.queueing.worker_limit = 2 * operator.workers
     settings.queueing.idle_timeout = 5
+    settings.queueing.error_delays = BACKOFFS
     settings.persistence.finalizer = FINALIZER
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=PREFIX, v1=False)
     settings.persistence.diffbase_storage = GenerationStorage(prefix=PREFIX, key="handled", v1=False)

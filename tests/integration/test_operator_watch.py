@@ -13,12 +13,19 @@ from typing import Any
 import kopf
 import pytest
 from tests.api_server_of_addons import AddonServer
+from tests.unit.test_operator_reconcile import World
 
 from metacore_operator import __main__ as process
 from metacore_operator import config
-from metacore_operator.addon import register
+from metacore_operator.addon import Receiver, register
+from metacore_operator.api_server import ApiServer
+from metacore_operator.cluster import nudges
+from metacore_operator.cluster.board import Board
 from metacore_operator.cluster.health import Beats
+from metacore_operator.cluster.runner import ClusterRunner
+from metacore_operator.cluster.trust import SecretTrust
 from metacore_operator.config import FINALIZER
+from metacore_operator.metrics import OperatorMetrics
 from metacore_operator.outcomes import Done, Outcome
 from metacore_operator.served import until_served
 from metacore_operator.settings import OperatorSettings
@@ -83,14 +90,16 @@ def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
     monkeypatch.setattr(process, "until_served", partial(until_served, retry_seconds=0.005))
 
     @asynccontextmanager
-    async def run(server: AddonServer, **settings: Any) -> AsyncIterator[Watching]:
+    async def run(
+        server: AddonServer, receiver: Callable[[ApiServer, Beats], Receiver] | None = None, **settings: Any
+    ) -> AsyncIterator[Watching]:
         async with server.serving() as api:
             monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
             registry, stop, beats = kopf.OperatorRegistry(), asyncio.Event(), Beats()
             operator = OperatorSettings(namespaces=("team-a", "team-b"), **settings)
             task = asyncio.create_task(process.deliver(registry, operator, api, beats, stop))
             found = Watching(server, task, stop, beats)
-            register(registry, found.seen)
+            register(registry, found.seen if receiver is None else receiver(api, beats))
             try:
                 yield found
             finally:
@@ -214,3 +223,38 @@ async def test_objects_that_may_not_be_written_do_not_hold_the_workers(watching:
         await found.until(lambda: sum(server.refusals.values()) > TRIES)
         await server.put("team-a", "plain")
         await found.until(lambda: server.finalizers("team-a", "plain") == [FINALIZER])
+
+
+async def test_what_kopf_gave_up_is_taken_up_again_once_it_may_be_written(
+    watching: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody touches the Addon: neither when it was made, nor when it is deleted, while its writes are refused."""
+    monkeypatch.setattr(nudges, "NUDGE_SECONDS", 0.1)
+    server, world = AddonServer(), World()
+    server.unwritable = {"tickets"}
+    runner: list[ClusterRunner] = []
+
+    def made(api: ApiServer, beats: Beats) -> ClusterRunner:
+        settings = OperatorSettings(namespace="team-a", pulse=0.01)
+        trust = SecretTrust(api, "team-a", "trust")
+        metrics = OperatorMetrics(process=False)
+        runner.append(
+            ClusterRunner(world.ports, Board(api, "one"), trust, beats, metrics, settings, finalizer=FINALIZER)
+        )
+        return runner[0]
+
+    await server.put("team-a", "tickets")
+    async with watching(server, made) as found:
+        working = asyncio.create_task(runner[0].run(found.stop))
+        await found.until(lambda: server.refusals["tickets"] > 3 * TRIES)
+        server.unwritable.clear()
+        await found.until(lambda: server.phase("team-a", "tickets") == "Ready")
+
+        server.unwritable.add("tickets")
+        server.refusals.clear()
+        deleted = {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": [FINALIZER]}
+        await server.put("team-a", "tickets", **deleted)
+        await found.until(lambda: server.refusals["tickets"] > 3 * TRIES)
+        server.unwritable.clear()
+        await found.until(lambda: not server.has("team-a", "tickets"))
+    await working

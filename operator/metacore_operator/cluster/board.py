@@ -16,6 +16,7 @@ from metacore_operator.resources.status import AddonStatus
 log = get_logger(__name__)
 
 COMPONENT = "metacore-operator"
+NUDGED = "metacore.dev/nudged"
 LONGEST_EVENT = 1024
 """Characters of an Event's message that the API server takes."""
 
@@ -24,6 +25,20 @@ class Board:
     def __init__(self, api: ApiServer, identity: str) -> None:
         self._api = api
         self._identity = identity
+
+    async def nudge(self, metadata: Metadata) -> bool:
+        """Change an annotation, so that all who watch this object hear of it; false when it is gone.
+
+        Raises:
+            MetacoreError: the API server could not take it now.
+        """
+        path = f"/apis/{API_VERSION}/namespaces/{metadata.namespace}/addons/{metadata.name}"
+        now = datetime.datetime.now(datetime.UTC).isoformat()
+        try:
+            await self._api.patch(path, {"metadata": {"uid": metadata.uid, "annotations": {NUDGED: now}}})
+        except (NotFound, Conflict):
+            return False
+        return True
 
     async def show(self, metadata: Metadata, status: AddonStatus) -> bool:
         """Write `status`; false when this very object is gone.

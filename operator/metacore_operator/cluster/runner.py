@@ -20,6 +20,7 @@ from metacore_operator import conditions
 from metacore_operator.cluster.board import Board
 from metacore_operator.cluster.health import Beats
 from metacore_operator.cluster.ledger import Ledger, Record, read_record
+from metacore_operator.cluster.nudges import Nudges
 from metacore_operator.cluster.tenancy import TenantsOf
 from metacore_operator.cluster.trust import SecretTrust
 from metacore_operator.conditions import Event, Summary
@@ -77,6 +78,7 @@ class ClusterRunner:
         self._background = tuple(background)
         self._now = now
         self._ledger = Ledger(finalizer)
+        self._nudges = Nudges(self._ledger, board)
         self._queue = WorkQueue()
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._troubles: dict[str, str] = {}
@@ -150,6 +152,7 @@ class ClusterRunner:
             if pulse is not None and before is not None:
                 self._want(pulse.changed_since(before))
             before = pulse or before
+            await self._guarded("nudges", self._nudges.run())
             self._metrics.waiting(self._queue.depth)
             self._metrics.addons(self._ledger.by_phase())
             self._beats.beat(PULSE_LOOP)
