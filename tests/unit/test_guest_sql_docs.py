@@ -6,11 +6,17 @@ import re
 from pathlib import Path
 
 from metacore.db.grants import GUEST_COLUMNS
-from metacore.guest_sql import execute
+from metacore.guest_sql import execute, judging
 from metacore.guest_sql.arguments import TAGS
 from metacore.installer.names import guest_role, shadow_role, tables_role
 from metacore.orm.tables import metadata
-from metacore.wasm.limits import MAX_DB_EXEC_CALLS, MAX_HOST_REPLY_BYTES, MAX_SQL_ARGUMENTS, MAX_SQL_BYTES
+from metacore.wasm.limits import (
+    MAX_DB_EXEC_CALLS,
+    MAX_HOST_REPLY_BYTES,
+    MAX_JUDGED_SQL,
+    MAX_SQL_ARGUMENTS,
+    MAX_SQL_BYTES,
+)
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "guest-sql.md").read_text("utf-8")
 
@@ -18,6 +24,9 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "guest-sql.md").read_text
 def test_every_limit_is_on_the_page() -> None:
     for words in (
         f"{MAX_SQL_BYTES // 1024} KiB of SQL",
+        f"{MAX_JUDGED_SQL // 1024} KiB of SQL that was not known yet",
+        f"the last {judging.MOST_REMEMBERED:,} of a process",
+        f"more than {judging.LONG:,} characters",
         f"{execute.MAX_SECONDS:g} s,",
         f"{execute.MAX_ROWS:,} rows of `db_query`",
         f"{MAX_HOST_REPLY_BYTES // 1024**2} MiB of reply",

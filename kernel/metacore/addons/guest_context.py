@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from metacore.guest_sql.callers import Judged
 from metacore.identity import Principal
 from metacore.wasm.ports import HostCall
 
@@ -25,13 +26,15 @@ class GuestTransaction:
 
 @dataclass(frozen=True, slots=True)
 class GuestContext:
-    """`principal` is None for what no user asked for; `caller` is what records of violations name."""
+    """`principal` is None for what no user asked for; `caller` is what records of violations name; `judged` counts what
+    the invocation's SQL costs."""
 
     addon_key: str
     organization_id: uuid.UUID
     caller: str
     principal: Principal | None = None
     transaction: GuestTransaction | None = None
+    judged: Judged = field(default_factory=Judged, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

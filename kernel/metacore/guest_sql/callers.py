@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import dataclass
 from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,6 +24,13 @@ class Transaction(Protocol):
     failed: bool
 
 
+@dataclass(slots=True, eq=False)
+class Judged:
+    """How much text of statements that were not known yet one invocation had judged, in characters."""
+
+    characters: int = 0
+
+
 class Context(Protocol):
     @property
     def addon_key(self) -> str: ...
@@ -32,6 +40,8 @@ class Context(Protocol):
     def caller(self) -> str: ...
     @property
     def transaction(self) -> Transaction | None: ...
+    @property
+    def judged(self) -> Judged: ...
 
 
 class Guest(Protocol):

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import asyncpg
 import orjson
@@ -18,8 +18,8 @@ from metacore.guest_sql import arguments, sessions
 from metacore.guest_sql.callers import Context, Guest
 from metacore.guest_sql.catalog import Catalog
 from metacore.guest_sql.failures import host_error, no_role
-from metacore.guest_sql.judge import judge
 from metacore.guest_sql.judgement import Judgement, OwnNames, Refused
+from metacore.guest_sql.judging import Judgements, remember
 from metacore.guest_sql.permits import Permits, SqlGate
 from metacore.guest_sql.sessions import Connection, Disguise
 from metacore.registry import Registry
@@ -27,16 +27,11 @@ from metacore.wasm.abi import HostCode
 from metacore.wasm.limits import MAX_HOST_REPLY_BYTES
 from metacore.wasm.ports import HostError, HostReply
 
-K = TypeVar("K")
-V = TypeVar("V")
-
 MAX_SECONDS: Final = 5.0
 MAX_ROWS: Final = 10_000
 ENVELOPE_BYTES: Final = 16 * 1024
 """What the reply needs beside its rows: names and types of columns, meta."""
 MAX_ROW_BYTES: Final = MAX_HOST_REPLY_BYTES - ENVELOPE_BYTES
-MOST_REMEMBERED: Final = 1024
-"""Statements whose judgement and types are kept; each has at most 16 KiB."""
 
 ROW: Final = '"metacore row"'
 GATHERED: Final = """
@@ -92,7 +87,7 @@ class GuestSql:
         self._database = database
         self._catalog = Catalog(database, registry)
         self._permits = Permits(self._catalog, gate)
-        self._judgements: OrderedDict[tuple[OwnNames, bool, str], Judgement] = OrderedDict()
+        self._judgements = Judgements()
         self._shapes: OrderedDict[tuple[OwnNames, str], _Shape] = OrderedDict()
 
     async def query(self, guest: Guest, sql: str, args: list[Any]) -> HostReply | HostError:
@@ -133,15 +128,16 @@ class GuestSql:
     async def _prepare(self, guest: Guest, sql: str, args: list[Any], *, writing: bool) -> _Call:
         started = time.monotonic()
         context = guest.context
-        seconds = min(MAX_SECONDS, guest.call.remaining())
-        if seconds <= 0:
-            raise Refused(HostCode.QUERY_TIMEOUT, "there is no time left")
+        seconds = _left(guest)
         addon = self._catalog.addon(context.addon_key)
         if addon is None:
             raise Refused(HostCode.FORBIDDEN, f"addon {context.addon_key!r} is not served")
         own = await self._catalog.own_names(addon, context.organization_id)
         schema = self._catalog.physical_schema(own.schema, context.organization_id)
-        judgement = self._judged(sql, own, schema, writing=writing)
+        judgement = self._judgements.known(sql, own, schema, writing=writing)
+        if judgement is None:
+            judgement = await self._judgements.make(sql, own, schema, context, writing=writing, seconds=seconds)
+            seconds = _left(guest)
         values = arguments.decode(args)
         if len(values) != judgement.arguments:
             message = f"the statement takes {judgement.arguments} arguments, {len(values)} were given"
@@ -149,18 +145,6 @@ class GuestSql:
         role = await self._permits.role_for(context, own, judgement, values)
         text = self._placed(judgement, context.organization_id)
         return _Call(own, judgement, text, values, Disguise(role, schema, context.organization_id, seconds), started)
-
-    def _judged(self, sql: str, own: OwnNames, schema: str, *, writing: bool) -> Judgement:
-        # Where tenants have schemas, the names in them are the same; only a text that spells one out differs.
-        key = (own, writing, sql)
-        known = self._judgements.get(key)
-        if known is not None:
-            self._judgements.move_to_end(key)
-            return known
-        made = judge(sql, own, physical_schema=schema, writing=writing)
-        if schema == own.schema or not made.schemas:
-            _remember(self._judgements, key, made)
-        return made
 
     def _placed(self, judgement: Judgement, organization_id: uuid.UUID) -> str:
         """The statement with every schema that it spells replaced by the one that holds this organization's rows."""
@@ -256,7 +240,7 @@ class GuestSql:
                 tuple(kind.name for kind in statement.get_parameters()),
                 tuple((column.name, column.type.name) for column in statement.get_attributes()),
             )
-            _remember(self._shapes, key, known)
+            remember(self._shapes, key, known)
         else:
             self._shapes.move_to_end(key)
         return known
@@ -265,10 +249,16 @@ class GuestSql:
         return arguments.convert(call.values, shape.arguments, json_as_bytes=json_as_bytes)
 
 
-def _remember(known: OrderedDict[K, V], key: K, value: V) -> None:
-    known[key] = value
-    if len(known) > MOST_REMEMBERED:
-        known.popitem(last=False)
+def _left(guest: Guest) -> float:
+    """How many seconds a statement may take.
+
+    Raises:
+        Refused: with `query_timeout`, when there are none.
+    """
+    seconds = min(MAX_SECONDS, guest.call.remaining())
+    if seconds <= 0:
+        raise Refused(HostCode.QUERY_TIMEOUT, "there is no time left")
+    return seconds
 
 
 def _rows(row: asyncpg.Record) -> orjson.Fragment:

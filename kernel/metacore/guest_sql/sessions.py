@@ -27,9 +27,12 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 SAVEPOINT = "metacore_guest"
 LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
-CHANGED = ("search_path", "statement_timeout", "timezone")
+CHANGED = ("search_path", "statement_timeout", "timezone", "app.current_org")
 """Settings that a savepoint, once released, would leave behind in the action's transaction."""
-READ_SETTINGS = "SELECT " + ", ".join(f"pg_catalog.current_setting('{name}')" for name in CHANGED)
+READ_SETTINGS = "SELECT " + ", ".join(f"pg_catalog.current_setting('{name}', true)" for name in CHANGED)
+BACK = f"RESET ROLE; RELEASE SAVEPOINT {SAVEPOINT}; " + "; ".join(f"RESET {name}" for name in CHANGED)
+"""Ends the disguise of a change. No statement that sets anything passes the judge; should one ever do, for the session
+and not for the transaction, then this takes it back: a connection goes to the next one as it is (`db.pool`)."""
 RESTORE_SETTINGS = "SELECT pg_catalog.pg_current_xact_id()::text AS transaction, " + ", ".join(
     f"pg_catalog.set_config('{name}', ${number}, true)" for number, name in enumerate(CHANGED, 1)
 )
@@ -117,9 +120,9 @@ async def writing(transaction: Transaction, disguise: Disguise) -> AsyncIterator
         change.transaction = await finished(_kept(transaction, connection, tuple(before)))
 
 
-async def _kept(transaction: Transaction, connection: Connection, settings: tuple[str, ...]) -> str:
+async def _kept(transaction: Transaction, connection: Connection, settings: tuple[str | None, ...]) -> str:
     try:
-        await connection.execute(f"SET LOCAL ROLE NONE; RELEASE SAVEPOINT {SAVEPOINT}")
+        await connection.execute(BACK)
         return str(await connection.fetchval(RESTORE_SETTINGS, *settings))
     except BaseException:
         transaction.failed = True

@@ -14,6 +14,8 @@ MAX_MODULE_BYTES: Final = 32 * MIB
 """A Go program with the usual libraries has 3 to 10 MiB."""
 
 MAX_SQL_BYTES: Final = 16 * KIB
+MAX_JUDGED_SQL: Final = 64 * KIB
+"""Characters of statements that were not known yet, per invocation."""
 MAX_SQL_ARGUMENTS: Final = 64
 MAX_DB_EXEC_CALLS: Final = 32
 MAX_BATCH: Final = 100
