@@ -20,7 +20,7 @@ from tests.served import serving
 from tests.tickets import SIGNING_KEY, make_bundle, signed, tickets_manifest
 
 from metacore.bundle.signature import sign
-from metacore.orm.tables import AddonRequest, Installation
+from metacore.orm.tables import Addon, AddonRequest, Installation
 from metacore.version import __version__
 
 BASE = "/api/metacore"
@@ -293,6 +293,24 @@ async def test_another_organizations_installation_is_out_of_reach(installed: Pla
         reply = await client.request(method, f"{BASE}/{path}", headers=eve, content=b"{}")
         assert (reply.status_code, reply.json()["success"]) == (404, False), path
     assert (await client.get("/api/dynamic/Ticket", headers=installed.ada)).status_code == 200
+
+
+async def test_another_organization_cannot_have_an_upgrade_ask_for_more(installed: Plane) -> None:
+    more = [*tickets_manifest()["capabilities"], {"kind": "http:fetch", "target": "api.example.com", "reason": "x"}]
+    content, signature = signed(make_bundle(tickets_manifest(version="1.1.0", capabilities=more)))
+    reply = await installed.install(installed.eve, content, signature)
+    body = reply.json()
+    assert (reply.status_code, body["success"]) == (422, False), body
+    assert "http:fetch api.example.com" in body["message"]
+    # The very bundle that is there is hers to have, and changes nothing for Ada.
+    row = sa.select(Addon.version, Addon.mode, Addon.grants, Addon.digest)
+    async with installed.owner.transaction(None) as connection:
+        before = (await connection.execute(row)).one()
+        assert before.version == "1.0.0"
+    joined = await installed.install(installed.eve)
+    assert joined.status_code == 201, joined.text
+    async with installed.owner.transaction(None) as connection:
+        assert (await connection.execute(row)).one() == before
 
 
 async def test_keys_that_no_addon_has_are_404(installed: Plane) -> None:
