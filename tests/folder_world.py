@@ -33,6 +33,7 @@ from metacore_operator.resources.spec import SourceKind
 from metacore_operator.resources.status import AddonStatus
 from metacore_operator.settings import ReconcileSettings
 from metacore_operator.sources.folder import FolderSource
+from metacore_operator.sources.source import Source
 from metacore_operator.steps.context import Ports, References
 from metacore_operator.steps.state import DatabaseState
 from metacore_operator.trust import Trust
@@ -52,6 +53,7 @@ class FolderWorld:
         self.events: list[tuple[str, Event]] = []
         self.registry = Registry()
         self.references: References | None = None
+        self.sources: dict[SourceKind, Source] = {}
         self._kernel = kernel
         self._told = asyncio.Condition()
         self._runner: FolderRunner | None = None
@@ -102,7 +104,7 @@ class FolderWorld:
             self.root,
             Store(self.data / "addons"),
             Ports(
-                sources={SourceKind.PATH: FolderSource(self.root)},
+                sources={SourceKind.PATH: FolderSource(self.root), **self.sources},
                 trusted=trust.current,
                 installer=installer,
                 state=DatabaseState(self.owner),

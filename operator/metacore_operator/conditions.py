@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
-from metacore_operator.outcomes import ConditionType, Done, Outcome, Reason, Stalled, StepResult, Waiting
+from metacore_operator.outcomes import ConditionType, Done, Outcome, Reason, Stalled, StepResult, Waiting, decides
 from metacore_operator.resources.status import (
     AddonStatus,
     Condition,
@@ -79,7 +79,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """`decisive` is the outcome that made Ready what it is: the first that is not Done, else a Done."""
+    """`decisive` is the outcome that made Ready what it is: the first that keeps it from being true, else a Done."""
 
     status: AddonStatus
     events: tuple[Event, ...]
@@ -99,8 +99,8 @@ def summarise(
 
     A condition whose step was not reached stays as it was: it speaks of the version that is still there.
     """
-    decisive = next((result.outcome for result in results if not isinstance(result.outcome, Done)), None) or Done(
-        Reason.SUCCEEDED, _ready_message(observed)
+    decisive = next((result.outcome for result in results if decides(result.outcome)), None) or Done(
+        Reason.SUCCEEDED, "; ".join((_ready_message(observed), *_asides(results)))
     )
     changes = _Changes(previous, generation, now)
     for result in results:
@@ -256,6 +256,12 @@ def _ready_message(observed: Observed) -> str:
         f"version {observed.version} is installed in {organizations} organization{'s' * (organizations != 1)} "
         f"and served by {kernels} kernel{'s' * (kernels != 1)}"
     )
+
+
+def _asides(results: Sequence[StepResult]) -> list[str]:
+    """What is not as it should be and keeps nothing from being ready."""
+    outcomes = [result.outcome for result in results if not isinstance(result.outcome, Done)]
+    return [f"{outcome.reason.value}: {outcome.message}" for outcome in outcomes if not decides(outcome)]
 
 
 def _history(previous: AddonStatus, observed: Observed, now: datetime.datetime, limit: int) -> tuple[HistoryEntry, ...]:

@@ -19,6 +19,7 @@ class ConditionType(StrEnum):
     READY = "Ready"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
+    FETCHED = "Fetched"
     VERIFIED = "Verified"
     PREFLIGHT_PASSED = "PreflightPassed"
     CAPABILITIES_ACCEPTED = "CapabilitiesAccepted"
@@ -33,6 +34,7 @@ class Reason(StrEnum):
 
     # Good.
     SUCCEEDED = "Succeeded"
+    SOURCE_AVAILABLE = "SourceAvailable"
     SIGNATURE_VERIFIED = "SignatureVerified"
     UNSIGNED_ALLOWED = "UnsignedAllowed"
     PLAN_ACCEPTED = "PlanAccepted"
@@ -96,13 +98,15 @@ class Done:
 class Waiting:
     """Try again by itself: after `retry_after` seconds, or with None after a growing delay (`retry_delay`).
 
-    `proceed` lets the following steps run all the same, with what this one could get.
+    `proceed` lets the following steps run all the same, with what this one could get. One that is not `decisive` is
+    told by the conditions of its step only: what is installed is no less ready for it.
     """
 
     reason: Reason
     message: str
     retry_after: float | None = None
     proceed: bool = False
+    decisive: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,11 @@ class StepResult:
     step: str
     conditions: tuple[ConditionType, ...]
     outcome: Outcome
+
+
+def decides(outcome: Outcome) -> bool:
+    """Whether this keeps an Addon from being ready."""
+    return not isinstance(outcome, Done) and (isinstance(outcome, Stalled) or outcome.decisive)
 
 
 def retry_delay(failures: int) -> float:

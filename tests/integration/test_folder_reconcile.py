@@ -13,8 +13,12 @@ import pytest
 from tests.conftest import DatabaseUrls
 from tests.factories import make_organization, make_user, principal
 from tests.folder_world import PATIENCE, QUICK, FolderWorld
-from tests.tickets import TICKETS, make_bundle, signed, tickets_manifest
+from tests.kubernetes_objects import ObjectsInMemory
+from tests.tickets import SIGNING_KEY, TICKETS, make_bundle, signed, tickets_manifest
+from tests.unit.test_operator_oci import Registry as OciRegistry
+from tests.unit.test_operator_oci import digest_of
 
+from metacore.bundle.signature import sign
 from metacore.capabilities.access import Access
 from metacore.capabilities.enforcer import Enforcer
 from metacore.capabilities.recorder import ViolationRecorder
@@ -25,6 +29,10 @@ from metacore.db.roles import KERNEL_ROLE
 from metacore.ids import OrganizationId
 from metacore.installer import requests
 from metacore_operator.outcomes import Reason
+from metacore_operator.resources.spec import SourceKind
+from metacore_operator.sources.download import Downloader
+from metacore_operator.sources.oci import OciSource
+from metacore_operator.sources.references import References
 
 COLUMN = {"name": "escalated", "type": "bool", "default": False}
 MORE_COLUMNS = [
@@ -265,6 +273,95 @@ async def test_a_new_organization_gets_it_and_one_that_is_not_meant_does_not(
 
         assert world.served(globex) == "1.0.0"
         assert world.served(initech) == ""
+
+
+async def test_a_bundle_that_is_gone_from_its_source_goes_on_from_the_database(
+    world: FolderWorld, acme: OrganizationId
+) -> None:
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        (world.root / "tickets.tar.gz").unlink()
+        message = await world.until(Reason.SOURCE_UNAVAILABLE)
+        assert "the installed version 1.0.0 goes on" in message
+        loaded = world.registry.snapshot.revision
+
+        globex = await make_organization(world.owner, "Globex")
+        await rises(world, loaded)
+        assert world.served(globex) == "1.0.0"
+        await world.owner.postgres.execute("ALTER TABLE addon_tickets.tickets DROP COLUMN amount")
+    async with world.reconciling():
+        await world.until(Reason.DRIFT_MENDED)
+        assert world.condition("Ready") == ("True", "Succeeded")
+        assert world.condition("Fetched") == ("False", "SourceUnavailable")
+
+        world.keys.write_text("")
+        await world.until(Reason.KEY_REVOKED)
+        assert await world.owner.postgres.fetchval("SELECT fenced_reason FROM metacore_addons") == "no_trusted_keys"
+        world.keys.write_text(bytes(SIGNING_KEY.verify_key).hex())
+        await world.until(Reason.SUCCEEDED)
+        world.declare(version=">=1.0.0")
+        await world.until(Reason.SOURCE_UNAVAILABLE)
+        assert world.condition("Ready") == ("False", "SourceUnavailable")
+        world.bundle("tickets.tar.gz")
+        await world.until(Reason.SUCCEEDED)
+        assert world.condition("Fetched") == ("True", "SourceAvailable")
+
+
+@pytest.mark.parametrize("by_digest", [False, True])
+async def test_a_registry_is_asked_for_a_bundle_once(world: FolderWorld, acme: OrganizationId, by_digest: bool) -> None:
+    content = make_bundle(tickets_manifest())
+    signature = json.dumps(sign(content, SIGNING_KEY).as_json()).encode()
+    registry = OciRegistry()
+    registry.hold(content, signature)
+    async with registry.running():
+        tag = f"{registry.host}/addons/tickets"
+        ask_registry(world, registry)
+        ref = f"{tag}@{digest_of(registry.manifest_bytes)}" if by_digest else f"{tag}:1.0.0"
+        world.declare(source={"oci": {"ref": ref}})
+        async with world.reconciling(settings=dataclasses.replace(QUICK, resync=0.2)):
+            await world.until(Reason.SUCCEEDED)
+            # Whatever else the first minute asked for, it was with a bundle that was not installed yet.
+            await asked_again(world, "one")
+            registry.requests.clear()
+            for number in range(3):
+                await make_organization(world.owner, f"Another {number}")
+                await settled(world, 2 + number)
+            assert set(registry.requests) == (set() if by_digest else {"HEAD manifests"})
+
+            await asked_again(world, "two")
+            assert "GET manifests" in registry.requests
+    # The registry is gone, and a new process has not asked it yet.
+    ask_registry(world, registry)
+    async with world.reconciling(settings=dataclasses.replace(QUICK, resync=0.2)):
+        await world.until(Reason.SOURCE_UNAVAILABLE)
+        assert world.condition("Ready") == ("True", "Succeeded")
+
+
+def ask_registry(world: FolderWorld, registry: OciRegistry) -> None:
+    source = OciSource(Downloader(["127.0.0.1"]), References(ObjectsInMemory()), [registry.host])
+    world.sources[SourceKind.OCI] = source
+
+
+async def asked_again(world: FolderWorld, word: str) -> None:
+    """Ask for a reconcile by an annotation, and wait until it was done."""
+    document = json.loads((world.root / "tickets.yaml").read_text())
+    document["metadata"]["annotations"] = {"metacore.dev/requested-at": word}
+    (world.root / "tickets.yaml").write_text(json.dumps(document))
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            if world.status().last_handled_requested_at == word:
+                return
+            await asyncio.sleep(0.02)
+
+
+async def settled(world: FolderWorld, organizations: int) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            if world.status().organizations.installed == organizations:
+                return
+            await asyncio.sleep(0.02)
 
 
 async def rises(world: FolderWorld, revision: int) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from email.utils import format_datetime
 
 import pytest
 from aiohttp import web
 
 from metacore.errors import NotFound, PermissionDenied, Refused, Unavailable
-from metacore_operator.sources.download import Downloader
+from metacore_operator.sources.download import LONGEST_HOLD_SECONDS, Downloader
+from metacore_operator.sources.source import AskLater
 
 LOCAL = Downloader(["127.0.0.1", "localhost"])
 Handler = Callable[[web.Request], web.StreamResponse]
@@ -133,6 +136,46 @@ async def test_redirects_end() -> None:
     async with answering(lambda _request: web.Response(status=302, headers={"Location": "/again"})) as port:
         with pytest.raises(Refused, match="more than 5 times"):
             await LOCAL.get(f"http://127.0.0.1:{port}/", limit=10)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("120", 120, 120),
+        (" 7 ", 7, 7),
+        ("9" * 400, LONGEST_HOLD_SECONDS, LONGEST_HOLD_SECONDS),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", LONGEST_HOLD_SECONDS, LONGEST_HOLD_SECONDS),
+        ("soon", 0, 0),
+        ("-5", 0, 0),
+        ("0", 0, 0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0, 0),
+        ("", 0, 0),
+        (None, 0, 0),
+    ],
+)
+async def test_a_server_says_when_to_come_back(status: int, text: str | None, least: float, most: float) -> None:
+    headers = {"Retry-After": text} if text is not None else {}
+    async with answering(lambda _request: web.Response(status=status, headers=headers)) as port:
+        with pytest.raises(Unavailable, match=f"answered {status}") as caught:
+            await LOCAL.get(f"http://127.0.0.1:{port}/", limit=10)
+    seconds = caught.value.seconds if isinstance(caught.value, AskLater) else 0
+    assert least <= seconds <= most
+
+
+async def test_a_date_to_come_back_at_is_understood() -> None:
+    moment = format_datetime(datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1), usegmt=True)
+    async with answering(lambda _request: web.Response(status=503, headers={"Retry-After": moment})) as port:
+        with pytest.raises(AskLater) as caught:
+            await LOCAL.get(f"http://127.0.0.1:{port}/", limit=10)
+    assert 0 < caught.value.seconds <= 3600
+
+
+async def test_other_refusals_do_not_say_when() -> None:
+    async with answering(lambda _request: web.Response(status=500, headers={"Retry-After": "9"})) as port:
+        with pytest.raises(Unavailable) as caught:
+            await LOCAL.get(f"http://127.0.0.1:{port}/", limit=10)
+    assert not isinstance(caught.value, AskLater)
 
 
 async def test_credentials_stay_with_their_host() -> None:

@@ -27,6 +27,7 @@ from metacore_operator.sources.oci import (
     chosen_layers,
 )
 from metacore_operator.sources.references import ALLOW, References
+from metacore_operator.sources.source import AskLater
 
 BUNDLE, SIGNATURE = b"the bundle", b'{"signature": 1}'
 
@@ -53,6 +54,18 @@ class Registry:
         self.manifests: dict[str, bytes] = {}
         self.referrers: dict[str, list[dict[str, Any]]] | None = None
         self.identity = ""
+        self.requests: list[str] = []
+        self.says_digests = True
+        self.refuses: web.Response | None = None
+
+    def hold(self, bundle: bytes, signature: bytes) -> None:
+        """Be a registry with this bundle and signature instead."""
+        contents = {BUNDLE_TYPE: bundle, SIGNATURE_TYPE: signature}
+        self.blobs = {digest_of(content): content for content in contents.values()}
+        self.manifest["layers"] = [
+            {"mediaType": kind, "digest": digest_of(content), "size": len(content)}
+            for kind, content in contents.items()
+        ]
 
     def put(self, document: dict[str, Any], tag: str = "") -> dict[str, Any]:
         """Keep one more manifest, and give its descriptor."""
@@ -90,16 +103,23 @@ class Registry:
             challenge = f'Bearer realm="http://{self.host}{self.realm_path}",service="registry"'
             return web.Response(status=401, headers={"WWW-Authenticate": challenge})
         kind, name = request.path.removeprefix("/v2/addons/tickets/").split("/", 1)
+        self.requests.append(f"{request.method} {kind}")
+        if self.refuses is not None:
+            return web.Response(status=self.refuses.status, headers=self.refuses.headers)
         if kind == "referrers" and self.referrers is not None:
             assert request.query["artifactType"] == SIGNATURE_TYPE
             return web.json_response({"schemaVersion": 2, "manifests": self.referrers.get(name, [])})
         if kind == "manifests" and name in self.manifests:
-            return web.Response(body=self.manifests[name])
+            return self._manifest(self.manifests[name])
         if kind == "manifests" and name in ("1.0.0", digest_of(self.manifest_bytes), "sha256:" + "0" * 64):
-            return web.Response(body=self.manifest_bytes)
+            return self._manifest(self.manifest_bytes)
         if kind == "blobs" and name in self.blobs:
             return web.Response(body=self.blobs[name])
         return web.Response(status=404)
+
+    def _manifest(self, content: bytes) -> web.Response:
+        headers = {"Docker-Content-Digest": digest_of(content)} if self.says_digests else {}
+        return web.Response(body=content, headers=headers)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -126,7 +146,7 @@ def addon(ref: str, *, secret: bool = False) -> Addon:
         {
             "apiVersion": "metacore.dev/v1alpha1",
             "kind": "Addon",
-            "metadata": {"name": "tickets"},
+            "metadata": {"name": "tickets", "uid": "00000000-0000-4000-8000-00000000000a"},
             "spec": {"source": {"oci": oci}, "organizations": {"all": True}},
         }
     )
@@ -311,3 +331,100 @@ async def test_a_bundle_that_is_kept_under_its_digest_is_not_pulled_again() -> N
 
     assert (found.content, found.signature) == (BUNDLE, SIGNATURE)
     assert asked == [digest_of(BUNDLE).removeprefix("sha256:")]
+
+
+async def everything(digest: str) -> bytes | None:
+    """A database that has the bundle."""
+    return BUNDLE if digest_of(BUNDLE).endswith(digest) else None
+
+
+def source_of(registry: Registry, api: ObjectsInMemory | None = None) -> OciSource:
+    return OciSource(Downloader(["127.0.0.1"]), References(api or ObjectsInMemory()), [registry.host])
+
+
+async def test_a_digest_whose_bundle_is_installed_is_not_asked_for_again() -> None:
+    registry = Registry()
+    async with registry.running():
+        source = source_of(registry)
+        named = addon(f"{registry.host}/addons/tickets@{digest_of(registry.manifest_bytes)}")
+        first = await source.fetch(named, everything)
+        assert registry.requests.count("GET manifests") == 1
+        registry.requests.clear()
+        assert await source.fetch(named, everything) == first
+        assert registry.requests == []
+
+        assert await source.fetch(named) == first, "nothing of it is installed any more"
+        assert "GET manifests" in registry.requests
+        registry.requests.clear()
+        assert await source.fetch(named, everything, anew=True) == first
+        assert "GET manifests" in registry.requests
+
+
+@pytest.mark.parametrize("password", ["", "hunter2"])
+async def test_of_a_tag_only_its_digest_is_asked_until_that_changes(password: str) -> None:
+    registry = Registry()
+    registry.password = password
+    async with registry.running():
+        api = pull_secret(registry.host, password) if password else None
+        source = source_of(registry, api)
+        tag = addon(f"{registry.host}/addons/tickets:1.0.0", secret=bool(password))
+        first = await source.fetch(tag, everything)
+        registry.requests.clear()
+        assert await source.fetch(tag, everything) == first
+        assert set(registry.requests) == {"HEAD manifests"}
+
+        registry.blobs[digest_of(b"other")] = b"other"
+        registry.manifest["layers"][1] = {
+            "mediaType": SIGNATURE_TYPE,
+            "digest": digest_of(b"other"),
+            "size": len(b"other"),
+        }
+        assert (await source.fetch(tag, everything)).signature == b"other"
+        registry.requests.clear()
+        assert (await source.fetch(tag, everything)).signature == b"other"
+        assert set(registry.requests) == {"HEAD manifests"}
+
+
+async def test_a_tag_that_leads_to_an_index_is_compared_by_the_index() -> None:
+    registry = Registry()
+    inner = registry.put(registry.manifest)
+    registry.put({"manifests": [inner]}, tag="one")
+    async with registry.running():
+        source, tag = source_of(registry), addon(f"{registry.host}/addons/tickets:one")
+        await source.fetch(tag, everything)
+        registry.requests.clear()
+        await source.fetch(tag, everything)
+        assert registry.requests == ["HEAD manifests"]
+
+
+async def test_a_registry_that_tells_no_digest_is_asked_for_the_manifest() -> None:
+    registry = Registry()
+    registry.says_digests = False
+    async with registry.running():
+        source, tag = source_of(registry), addon(f"{registry.host}/addons/tickets:1.0.0")
+        first = await source.fetch(tag, everything)
+        registry.requests.clear()
+        assert await source.fetch(tag, everything) == first
+        assert registry.requests[:2] == ["HEAD manifests", "GET manifests"]
+
+
+async def test_a_changed_reference_is_asked_for_as_if_for_the_first_time() -> None:
+    registry = Registry()
+    async with registry.running():
+        source = source_of(registry)
+        await source.fetch(addon(f"{registry.host}/addons/tickets:1.0.0"), everything)
+        registry.requests.clear()
+        await source.fetch(addon(f"{registry.host}/addons/tickets@{digest_of(registry.manifest_bytes)}"), everything)
+        assert "GET manifests" in registry.requests
+
+
+async def test_a_registry_that_wants_to_be_left_alone_says_for_how_long() -> None:
+    registry = Registry()
+    async with registry.running():
+        source, tag = source_of(registry), addon(f"{registry.host}/addons/tickets:1.0.0")
+        await source.fetch(tag, everything)
+        registry.refuses = web.Response(status=429, headers={"Retry-After": "900"})
+        for anew in (False, True):
+            with pytest.raises(AskLater, match="answered 429, not to be asked before 20") as caught:
+                await source.fetch(tag, everything, anew=anew)
+            assert caught.value.seconds == 900

@@ -83,7 +83,8 @@ class World:
         self.did: tuple[str, ...] = ()
         self.others: dict[str, InstalledAddon] = {}
         self.handlers: list[OpenHandler] = []
-        self.away = False
+        self.away: bool | Unavailable = False
+        self.asked: list[bool] = []
         self.known: bytes | None = None
         self.rehearsed = 0
         self.rehearsal = Rehearsal()
@@ -103,8 +104,11 @@ class World:
 
     # Source
 
-    async def fetch(self, addon: Addon, stored: Stored = nothing_stored) -> Fetched:
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, anew: bool = False) -> Fetched:
+        self.asked.append(anew)
         self.known = await stored(hashlib.sha256(self.content).hexdigest())
+        if isinstance(self.away, Unavailable):
+            raise self.away
         if self.away:
             raise Unavailable("the registry does not answer")
         return Fetched(self.content, self.signature, "tickets.tar.gz")

@@ -121,5 +121,7 @@ async def test_a_signature_may_stand_in_a_secret_and_counts_instead_of_the_one_b
         assert isinstance((await world.reconcile(addon_of(signature={"secretRef": reference}))).decisive, Done)
     unclear = await world.reconcile(addon_of(signature={"secretRef": {"name": "two"}}))
     assert isinstance(unclear.decisive, Stalled) and "has 2 entries" in text(unclear)
-    gone = await world.reconcile(addon_of(signature={"secretRef": {"name": "none"}}))
+    changed = addon_of(signature={"secretRef": {"name": "none"}})
+    changed = changed.model_copy(update={"metadata": changed.metadata.model_copy(update={"generation": 2})})
+    gone = await world.reconcile(changed)
     assert isinstance(gone.decisive, Waiting) and "'none'" in text(gone)

@@ -15,7 +15,7 @@ class ConfigMapSource:
     def __init__(self, references: References) -> None:
         self._references = references
 
-    async def fetch(self, addon: Addon, stored: Stored = nothing_stored) -> Fetched:
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, anew: bool = False) -> Fetched:
         source = addon.spec.source.config_map
         if source is None:
             raise Refused("the Addon names no ConfigMap", code="source_refused")

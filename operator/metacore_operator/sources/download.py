@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlencode, urlsplit
 
 import httpcore2
@@ -13,9 +15,13 @@ from metacore.egress.broker import Broker, EgressConfig
 from metacore.egress.dialing import BLOCKED
 from metacore.egress.outbound import OutboundRequest, OutboundResponse
 from metacore.errors import InvalidInput, NotFound, PayloadTooLarge, PermissionDenied, Refused, Unavailable
+from metacore_operator.sources.source import AskLater
 
 WHOLE_SECONDS = 300.0
 MOST_REDIRECTS = 5
+LONGEST_HOLD_SECONDS = 6 * 3600.0
+"""What a Retry-After counts at most: the longest window in which a large registry (Docker Hub) counts pulls. A mistake
+of a server must not stop an Addon for years."""
 NOT_PUBLIC = "the host has an address that is not public, and is not listed in METACORE_OPERATOR_SOURCE_HOSTS"
 
 
@@ -51,14 +57,16 @@ class Downloader:
         headers: Mapping[str, str] | None = None,
         also: frozenset[int] = frozenset(),
         form: Mapping[str, str] | None = None,
+        head: bool = False,
     ) -> Answer:
-        """The answer to a GET, or with a `form` to a POST of it, at most `limit` bytes long.
+        """The answer to a GET, with a `form` to a POST of it, or to a HEAD, at most `limit` bytes long.
 
         Statuses in `also` are answers, too.
 
         Raises:
             Refused: a host that may not be asked, or more than `limit` bytes.
             NotFound: 404 and 410. PermissionDenied: 401 and 403.
+            AskLater: 429 and 503 that say when to come back.
             Unavailable: everything else that may pass.
         """
         # Compressed answers are not asked for: digests are of the bytes as they lie at their source.
@@ -66,7 +74,7 @@ class Downloader:
         if form is not None:
             asked["Content-Type"] = "application/x-www-form-urlencoded"
         request = OutboundRequest(
-            "GET" if form is None else "POST",
+            "POST" if form is not None else "HEAD" if head else "GET",
             url,
             asked,
             b"" if form is None else urlencode(form).encode(),
@@ -124,8 +132,25 @@ def _answer(response: OutboundResponse, url: str, also: frozenset[int]) -> Answe
             raise NotFound(message)
         if status in (401, 403):
             raise PermissionDenied(message)
+        seconds = _retry_after(response.headers) if status in (429, 503) else 0.0
+        if seconds > 0:
+            until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+            raise AskLater(f"{message}, not to be asked before {until:%Y-%m-%dT%H:%M:%SZ}", seconds)
         raise Unavailable(message)
     return Answer(status, dict(response.headers), response.body)
+
+
+def _retry_after(headers: Sequence[tuple[str, str]]) -> float:
+    """Seconds that a Retry-After asks for (RFC 9110, 10.2.3: a number of them, or a date); 0 without one."""
+    text = next((value.strip() for name, value in headers if name == "retry-after"), "")
+    if text.isascii() and text.isdigit():
+        return min(float(text[:18]), LONGEST_HOLD_SECONDS)
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=datetime.UTC)
+    return min((moment - datetime.datetime.now(datetime.UTC)).total_seconds(), LONGEST_HOLD_SECONDS)
 
 
 def shown(url: str) -> str:

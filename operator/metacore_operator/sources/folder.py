@@ -23,7 +23,7 @@ class FolderSource:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    async def fetch(self, addon: Addon, stored: Stored = nothing_stored) -> Fetched:
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, anew: bool = False) -> Fetched:
         path = addon.spec.source.path
         if path is None:
             raise Refused("the Addon names no path", code="source_refused")

@@ -16,6 +16,7 @@ from metacore_operator.resources.addon import Addon
 from metacore_operator.sources.download import Answer, Downloader
 from metacore_operator.sources.folder import SIGNATURE_SUFFIX
 from metacore_operator.sources.logins import DOCKER_HUB, Login, login_of
+from metacore_operator.sources.memory import Memory
 from metacore_operator.sources.references import References
 from metacore_operator.sources.source import LARGEST_BUNDLE, LARGEST_SIGNATURE, Fetched, Stored, nothing_stored
 
@@ -30,6 +31,8 @@ CREATED = "org.opencontainers.image.created"
 TITLE = "org.opencontainers.image.title"
 LARGEST_MANIFEST = 4 * 1024 * 1024
 LARGEST_TOKEN = 256 * 1024
+NO_HEAD: frozenset[int] = frozenset({405, 501})
+"""Answers of a registry that knows GET only."""
 
 _REFERENCE = re.compile(
     r"(?P<registry>[A-Za-z0-9.\-]+(:[0-9]{1,5})?|\[[0-9a-fA-F:]+\](:[0-9]{1,5})?)/"
@@ -66,23 +69,40 @@ class Reference:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Pulled:
+    """`named` is the digest that the tag meant, `bundle` that of the bundle in hex."""
+
+    named: str
+    bundle: str
+    signature: bytes | None
+
+
 class OciSource:
     """Pulls the layer of type BUNDLE_TYPE, or the only one that is no signature, and the signature: a layer beside it,
     or an artifact of type SIGNATURE_TYPE that refers to the bundle's (`oras attach`).
 
-    Every digest is checked against the bytes. `plain` registries speak HTTP; all others TLS.
+    Every digest is checked against the bytes. `plain` registries speak HTTP; all others TLS. Of what was pulled and is
+    stored still, a digest is not asked for again, and a tag only what it means now: by HEAD, which does not count as a
+    pull where pulls are counted.
     """
 
     def __init__(self, downloader: Downloader, references: References, plain: Sequence[str] = ()) -> None:
         self._downloader = downloader
         self._references = references
         self._plain = frozenset(plain)
+        self._memory: Memory[_Pulled] = Memory()
 
-    async def fetch(self, addon: Addon, stored: Stored = nothing_stored) -> Fetched:
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, anew: bool = False) -> Fetched:
         source = addon.spec.source.oci
         if source is None:
             raise Refused("the Addon names no OCI reference", code="source_refused")
         reference = Reference.parse(source.ref)
+        asked = source.model_dump_json()
+        pulled = self._memory.recall(addon, asked) if not anew else None
+        known = await stored(pulled.bundle) if pulled is not None else None
+        if pulled is not None and known is not None and reference.digest:
+            return Fetched(known, pulled.signature, source.ref)
         login = Login()
         if source.pull_secret_ref is not None:
             entries = await self._references.secret(addon, source.pull_secret_ref.name)
@@ -90,10 +110,13 @@ class OciSource:
         scheme = "http" if reference.registry in self._plain else "https"
         pull = _Pull(self._downloader, f"{scheme}://{reference.registry}", reference, login)
         try:
+            if pulled is not None and known is not None and await pull.resolved() == pulled.named:
+                return Fetched(known, pulled.signature, source.ref)
             manifest, digest = await pull.manifest()
             bundle, signature = chosen_layers(manifest, source.ref)
             # A registry calls the layer by the very digest by which the database keeps the bundle.
-            content = await stored(str(bundle.get("digest")).removeprefix("sha256:"))
+            name = str(bundle.get("digest")).removeprefix("sha256:")
+            content = await stored(name)
             if content is None:
                 content = await pull.blob(bundle, LARGEST_BUNDLE)
             if signature is None:
@@ -101,11 +124,15 @@ class OciSource:
             beside = await pull.blob(signature, LARGEST_SIGNATURE) if signature is not None else None
         except (NotFound, PermissionDenied) as error:
             raise Unavailable(error.message) from error
+        self._memory.keep(addon, asked, _Pulled(pull.named, name, beside), beside)
         return Fetched(content, beside, source.ref)
 
 
 class _Pull:
-    """One pull: asks without credentials first, and again with what the registry wants."""
+    """One pull: asks without credentials first, and again with what the registry wants.
+
+    `named` is the digest that the reference means, known after `manifest`.
+    """
 
     def __init__(self, downloader: Downloader, base: str, reference: Reference, login: Login) -> None:
         self._downloader = downloader
@@ -113,11 +140,19 @@ class _Pull:
         self._reference = reference
         self._login = login
         self._headers: dict[str, str] = {}
+        self.named = ""
+
+    async def resolved(self) -> str:
+        """The digest that the reference means now; '' when the registry does not say it without a pull."""
+        answer = await self._get(self._address(self._name), LARGEST_MANIFEST, {"Accept": MANIFEST_TYPES}, head=True)
+        digest = answer.headers.get("docker-content-digest", "")
+        return digest if _DIGEST.fullmatch(digest) else ""
 
     async def manifest(self) -> tuple[Mapping[str, Any], str]:
         """The artifact's manifest with its digest; of an index, the only one in it that can be meant."""
-        name = self._reference.digest or self._reference.tag
+        name = self._name
         manifest, digest = await self._manifest(name, self._reference.digest)
+        self.named = digest
         if "manifests" not in manifest:
             return manifest, digest
         entries = _descriptors(manifest)
@@ -163,6 +198,13 @@ class _Pull:
         return answer.content
 
     @property
+    def _name(self) -> str:
+        return self._reference.digest or self._reference.tag
+
+    def _address(self, name: str) -> str:
+        return f"{self._repository}/manifests/{name}"
+
+    @property
     def _repository(self) -> str:
         return f"{self._base}/v2/{self._reference.repository}"
 
@@ -172,18 +214,21 @@ class _Pull:
 
     async def _manifest(self, name: str, digest: str) -> tuple[Mapping[str, Any], str]:
         """By tag or digest; with a `digest`, the bytes must have it."""
-        answer = await self._get(f"{self._repository}/manifests/{name}", LARGEST_MANIFEST, {"Accept": MANIFEST_TYPES})
+        answer = await self._get(self._address(name), LARGEST_MANIFEST, {"Accept": MANIFEST_TYPES})
         if digest:
             _check(answer.content, digest, "the manifest")
         return _document(answer.content), digest or _digest_of(answer.content)
 
-    async def _get(self, url: str, limit: int, headers: Mapping[str, str]) -> Answer:
+    async def _get(self, url: str, limit: int, headers: Mapping[str, str], *, head: bool = False) -> Answer:
+        also = NO_HEAD if head else frozenset()
         answer = await self._downloader.get(
-            url, limit=limit, headers={**headers, **self._headers}, also=frozenset({401})
+            url, limit=limit, headers={**headers, **self._headers}, also=also | {401}, head=head
         )
         if answer.status == 401:
             await self._authorize(answer.headers.get("www-authenticate", ""))
-            answer = await self._downloader.get(url, limit=limit, headers={**headers, **self._headers})
+            answer = await self._downloader.get(
+                url, limit=limit, headers={**headers, **self._headers}, also=also, head=head
+            )
         return answer
 
     async def _authorize(self, challenge: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from metacore.errors import Unavailable
 from metacore_operator.resources.addon import Addon
 from metacore_operator.resources.spec import SourceKind
 
@@ -36,11 +37,22 @@ async def nothing_stored(_digest: str) -> bytes | None:
     return None
 
 
+class AskLater(Unavailable):
+    """The source wants to be left alone for `seconds`."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class Source(Protocol):
-    async def fetch(self, addon: Addon, stored: Stored = nothing_stored) -> Fetched:
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, anew: bool = False) -> Fetched:
         """The bundle that the Addon names. What is `stored` already under the digest it must have is not fetched again.
 
+        `anew` asks for everything else, also for what cannot have changed since it was asked for last.
+
         Raises:
+            AskLater: not before so many seconds have passed.
             Unavailable: it is not there now; trying again may help.
             Refused: it may not be read at all, or is too large.
         """

@@ -20,6 +20,7 @@ from metacore_operator.sources.source import Fetched, Sources
 from metacore_operator.steps.demands import Demands
 from metacore_operator.steps.organizations import Chosen
 from metacore_operator.steps.rehearsals import Rehearsals
+from metacore_operator.steps.sightings import Sightings
 from metacore_operator.steps.state import InstalledAddon, State
 
 
@@ -112,6 +113,7 @@ class Ports:
     secrets: SecretStore | None = None
     demands: Demands = field(default_factory=Demands)
     rehearsals: Rehearsals = field(default_factory=Rehearsals)
+    sightings: Sightings = field(default_factory=Sightings)
     progress: Callable[[str], None] = lambda _text: None
 
 
@@ -123,7 +125,8 @@ class Context:
     `grants` stays None until the capabilities step decided. `mended` is what the installation had to put back though
     nothing new was asked for, `installed_now` whether it ran to its end, `observed` stays None until it was looked,
     and `disabled_by_spec` until the installation was switched on or off. `unkept` says why people do not find the
-    secrets of installations beside the Addon, '' when they do.
+    secrets of installations beside the Addon, '' when they do. `without_source` tells that `fetched` is what is
+    installed, because the source gives nothing now.
     """
 
     addon: Addon
@@ -132,6 +135,7 @@ class Context:
     installed: InstalledAddon | None
     visible: frozenset[uuid.UUID]
     fetched: Fetched | None = None
+    without_source: bool = False
     signature: Signature | None = None
     verified: Verified | None = None
     bundle: Bundle | None = None

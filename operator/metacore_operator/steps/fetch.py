@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from metacore.errors import Refused, Unavailable
-from metacore_operator.outcomes import Done, Outcome, Reason, Stalled, Waiting
-from metacore_operator.sources.source import Fetched
+from metacore_operator.outcomes import ConditionType, Done, Outcome, Reason, Stalled, Waiting
+from metacore_operator.resources.addon import REQUESTED_AT
+from metacore_operator.sources.source import AskLater, Fetched
 from metacore_operator.steps.context import Context
 
 
@@ -20,16 +21,61 @@ async def run(context: Context) -> Outcome:
         return Stalled(Reason.SOURCE_UNSUPPORTED, "spec.signature.secretRef is not supported here")
     if stored := await _pinned(context):
         context.fetched = stored
-        return Done()
+        return Done(Reason.SOURCE_AVAILABLE, f"{stored.origin} is taken; the source is not asked")
+    held = context.ports.sightings.held(context.addon)
     try:
-        fetched = await source.fetch(context.addon, lambda digest: _kept(context, digest))
+        if held is not None and not _asked(context):
+            return await _without(context, held[1], held[0])
+        fetched = await source.fetch(context.addon, lambda digest: _kept(context, digest), anew=_anew(context))
         signature = await _signature(context)
-        context.fetched = fetched if signature is None else replace(fetched, signature=signature)
+    except AskLater as error:
+        context.ports.sightings.hold(context.addon, error.seconds, error.message)
+        return await _without(context, error.message, error.seconds)
     except Unavailable as error:
-        return Waiting(Reason.SOURCE_UNAVAILABLE, error.message)
+        return await _without(context, error.message, None)
     except Refused as error:
         return Stalled(Reason.SOURCE_REFUSED, error.message)
-    return Done()
+    context.fetched = fetched if signature is None else replace(fetched, signature=signature)
+    return Done(Reason.SOURCE_AVAILABLE, f"the bundle is that of {fetched.origin}")
+
+
+def _anew(context: Context) -> bool:
+    """Whether the source is asked for everything, also for what cannot have changed: somebody wants it, or what it gave
+    last was not good enough, and a signature beside the same bundle may be the remedy."""
+    addon, installed = context.addon, context.installed
+    verified = addon.status.condition(ConditionType.VERIFIED)
+    refused = verified is not None and verified.status != "True"
+    return _asked(context) or refused or (installed is not None and bool(installed.fenced_reason))
+
+
+def _asked(context: Context) -> bool:
+    """Whether somebody asks for a reconcile by an annotation."""
+    addon = context.addon
+    return addon.forced or addon.asked(REQUESTED_AT) not in ("", addon.status.last_handled_requested_at)
+
+
+async def _without(context: Context, why: str, retry_after: float | None) -> Outcome:
+    """Go on with what is installed while the source gives nothing, where it is what the source gave last for this very
+    spec: organizations, settings and repairs need no source. It goes through everything that a fetched one does, so a
+    key that is no longer trusted fences it. Where there is no such thing, wait."""
+    addon, installed = context.addon, context.installed
+    if (
+        installed is not None
+        and installed.owner_uid == addon.metadata.uid
+        and context.ports.sightings.gave(addon, installed)
+        and (stored := await _stored(context, installed.digest)) is not None
+    ):
+        context.fetched = stored
+        context.without_source = True
+        # What the status told is known from now on: a failure on the way must not take it back.
+        context.ports.sightings.saw(addon, installed.digest)
+        return Waiting(
+            Reason.SOURCE_UNAVAILABLE,
+            f"{why}; the installed version {installed.version} goes on",
+            proceed=True,
+            decisive=False,
+        )
+    return Waiting(Reason.SOURCE_UNAVAILABLE, why, retry_after=retry_after)
 
 
 async def _signature(context: Context) -> bytes | None:
@@ -64,8 +110,12 @@ async def _pinned(context: Context) -> Fetched | None:
     It goes through everything that a fetched one does, the signature first.
     """
     digest = context.addon.spec.digest
-    stored = await context.ports.state.bundle(digest) if digest is not None else None
+    return await _stored(context, digest) if digest is not None else None
+
+
+async def _stored(context: Context, digest: str) -> Fetched | None:
+    stored = await context.ports.state.bundle(digest) if digest else None
     if stored is None or stored.addon_key != context.addon.key:
         return None
     signature = stored.signature.model_dump_json().encode() if stored.signature is not None else None
-    return Fetched(stored.content, signature, f"bundle {(digest or '')[:12]} of an earlier installation")
+    return Fetched(stored.content, signature, f"bundle {digest[:12]} of an earlier installation")

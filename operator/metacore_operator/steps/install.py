@@ -63,7 +63,8 @@ async def _install(context: Context) -> Outcome:
         settings=context.settings,
         progress=context.ports.progress,
         allow_downgrade=context.allow_downgrade,
-        force=addon.forced,
+        # Nothing left out means the source, too: the wish stays open until that can be asked.
+        force=addon.forced and not context.without_source,
         secrets=given,
     )
     context.mended = mended(context, report.did)

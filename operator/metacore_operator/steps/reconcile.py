@@ -33,7 +33,7 @@ class Step:
 
 
 STEPS = (
-    Step("fetch", (), fetch.run),
+    Step("fetch", (ConditionType.FETCHED,), fetch.run),
     Step("verify", (ConditionType.VERIFIED,), verify.run),
     Step("preflight", (ConditionType.PREFLIGHT_PASSED,), preflight.run),
     Step("capabilities", (ConditionType.CAPABILITIES_ACCEPTED,), capabilities.run),
@@ -71,7 +71,7 @@ async def reconcile(addon: Addon, ports: Ports, *, now: Callable[[], datetime.da
         results = [StepResult("verify", (ConditionType.VERIFIED,), told), *(r for r in results if r.step != "verify")]
     handled = (
         {REQUESTED_AT}
-        | ({FORCE} if context.installed_now else set())
+        | ({FORCE} if context.installed_now and not context.without_source else set())
         | ({ROTATE_SECRETS} if context.rotated else set())
     )
     summary = conditions.summarise(
@@ -116,6 +116,7 @@ async def remove(addon: Addon, ports: Ports) -> Outcome:
         log.exception("addon.remove_failed", addon=addon.full_name)
         return Waiting(Reason.STEP_FAILED, f"removing failed: {type(error).__name__}")
     ports.demands.forget(addon.key)
+    ports.sightings.forget(addon.metadata.uid)
     kept = "data dropped" if addon.spec.deletion_policy == "Drop" else "data kept"
     return Done(Reason.REMOVED, f"addon {addon.key!r} was removed, {kept}")
 

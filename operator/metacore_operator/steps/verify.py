@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 
 from metacore.bundle.read import Bundle, read_bundle
-from metacore.bundle.signature import Signature, TrustedKeys, Verified, verify
+from metacore.bundle.signature import Signature, verify
 from metacore.errors import BundleRefused, InvalidInput, Refused, SignatureRefused
 from metacore.manifest.compatibility import check_kernel, satisfies
 from metacore_operator.outcomes import Done, Outcome, Reason, Stalled
@@ -23,13 +23,16 @@ async def run(context: Context) -> Outcome:
             Reason.KEY_MISMATCH,
             f"the addon key changed from {status.key!r} to {context.addon.key!r}; delete the Addon and make another",
         )
+    digest = await asyncio.to_thread(digest_of, fetched.content)
+    if not context.without_source:
+        context.ports.sightings.saw(context.addon, digest)
     text = spec.signature.value.encode() if spec.signature is not None and spec.signature.value else fetched.signature
     try:
         signature = Signature.from_json(text) if text is not None else None
-        digest, verified = await asyncio.to_thread(_verify, fetched.content, signature, context.ports.trusted())
+        verified = await asyncio.to_thread(verify, fetched.content, signature, context.ports.trusted())
     except SignatureRefused as error:
         installed = context.installed
-        if error.code in REVOKED and installed is not None and installed.digest == digest_of(fetched.content):
+        if error.code in REVOKED and installed is not None and installed.digest == digest:
             return revoked(installed, error.message)
         return Stalled(Reason.SIGNATURE_REFUSED, f"{fetched.origin}: {error.message}")
     except BundleRefused as error:
@@ -78,10 +81,6 @@ def fenced(installed: InstalledAddon) -> Stalled:
 
 def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _verify(content: bytes, signature: Signature | None, trusted: TrustedKeys) -> tuple[str, Verified]:
-    return digest_of(content), verify(content, signature, trusted)
 
 
 def _pinned(context: Context, bundle: Bundle) -> Outcome | None:

@@ -1,0 +1,64 @@
+"""Which bundle each Addon's source gave last, and which sources asked to be left alone for a while.
+
+Kept in memory: after a restart the status tells which bundle that was, and a source may be asked once too often.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from metacore_operator.outcomes import ConditionType, Reason
+from metacore_operator.resources.addon import Addon
+from metacore_operator.steps.state import InstalledAddon
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    generation: int
+    until: float
+    message: str
+
+
+class Sightings:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[int, str]] = {}
+        self._holds: dict[str, _Hold] = {}
+
+    def saw(self, addon: Addon, digest: str) -> None:
+        """The source gave the bundle of `digest` for this generation of the spec."""
+        self._seen[addon.metadata.uid] = (addon.metadata.generation, digest)
+
+    def gave(self, addon: Addon, installed: InstalledAddon) -> bool:
+        """Whether what is installed is what the source gave last for this very generation of the spec."""
+        seen = self._seen.get(addon.metadata.uid)
+        if seen is not None:
+            return seen == (addon.metadata.generation, installed.digest)
+        before = addon.status.condition(ConditionType.INSTALLED)
+        return (
+            before is not None
+            and before.observed_generation == addon.metadata.generation
+            and (before.status == "True" or before.reason == Reason.ORGANIZATIONS_MISSING)
+            and addon.status.digest == installed.digest
+        )
+
+    def hold(self, addon: Addon, seconds: float, message: str) -> None:
+        """The source does not want to be asked for so long, and said so with `message`."""
+        self._holds[addon.metadata.uid] = _Hold(addon.metadata.generation, self._clock() + seconds, message)
+
+    def held(self, addon: Addon) -> tuple[float, str] | None:
+        """Seconds for which the source must not be asked yet, and why; a new spec may mean another source."""
+        hold = self._holds.get(addon.metadata.uid)
+        if hold is None:
+            return None
+        rest = hold.until - self._clock()
+        if rest <= 0 or hold.generation != addon.metadata.generation:
+            del self._holds[addon.metadata.uid]
+            return None
+        return rest, hold.message
+
+    def forget(self, uid: str) -> None:
+        self._seen.pop(uid, None)
+        self._holds.pop(uid, None)
