@@ -96,13 +96,16 @@ def mended(context: Context, did: Sequence[str]) -> tuple[str, ...]:
     if not installed.digest == addon.status.digest == bundle.digest:
         return ()
     expected: set[str] = set()
+    joined: tuple[str, ...] = ()
     if len(context.chosen.organizations) != addon.status.organizations.desired:
         expected.add(JOINED)
+        # Rows that a new organization gets were never there.
+        joined = tuple(str(item) for item in context.chosen.organizations if item not in installed.organizations)
     if addon.spec.settings_from:
         expected.add(CONFIGURED)
     if installed.fenced_reason:
         expected.add(RECORDED)
-    return tuple(item for item in did if not any(item.startswith(word) for word in expected))
+    return tuple(item for item in did if not item.startswith(tuple(expected)) and not item.endswith(joined))
 
 
 async def _leave(context: Context) -> None:
