@@ -45,7 +45,7 @@ from metacore.installer.report import RECORDED as RECORDED
 from metacore.installer.report import InstallReport as InstallReport
 from metacore.installer.report import named
 from metacore.installer.runner import Runner
-from metacore.installer.settings_merge import check_settings, merged
+from metacore.installer.settings_merge import changed_settings, check_settings
 from metacore.installer.standing import Asker
 from metacore.installer.state import State
 from metacore.installer.steps import Rehearsal, StepKind
@@ -197,7 +197,7 @@ class Installer:
         wish = standing.settle(wish, state.addon, asker)
         pending = await asyncio.to_thread(pending_migrations, bundle, state, wanted)
         await self._check_code(bundle, state)
-        changes = self._settings(wish, state, wanted)
+        changes = changed_settings(wish, state, wanted, self._sealer)
         differs = register.differs(wish, state)
         registering = bool(changes) or differs or force
         plan = await asyncio.to_thread(build_plan, bundle, pending, state, wanted, registering=registering)
@@ -313,7 +313,7 @@ class Installer:
             for step in steps:
                 await run.run(step)
                 ran.append(step)
-            changes = self._settings(wish, state, organizations)
+            changes = changed_settings(wish, state, organizations, self._sealer)
             reshaped = any(step.kind in RESHAPING for step in ran)
 
             async def finish(connection: AsyncConnection) -> tuple[int, dict[uuid.UUID, str]]:
@@ -392,18 +392,6 @@ class Installer:
             lacking = await guest_roles.pending(await driver_of(connection), need, self._kernel_role)
             state = replace(state, guests=lacking)
         return state
-
-    def _settings(
-        self, wish: Wish, state: State, organizations: Sequence[uuid.UUID]
-    ) -> dict[uuid.UUID, dict[str, Any]]:
-        """The settings to store, by organization, where they differ from what is stored."""
-        changes = {}
-        for organization in organizations:
-            row = state.installed.get(organization)
-            values = merged(wish.bundle.manifest, row.settings if row is not None else {}, wish.settings, self._sealer)
-            if values is not None:
-                changes[organization] = values
-        return changes
 
 
 def superseded(error: BaseException) -> bool:

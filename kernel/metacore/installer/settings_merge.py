@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metacore.errors import NotWired, Problem, Refused
+from metacore.installer.register import Wish
+from metacore.installer.state import State
 from metacore.manifest.model import Manifest, Setting
 from metacore.manifest.setting_values import problem_of
 from metacore.secrets import Sealer
@@ -32,6 +35,19 @@ def check_settings(manifest: Manifest, given: Mapping[str, Any]) -> None:
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise Refused(f"setting {wrong[0].message}{more}", code="settings", problems=wrong)
+
+
+def changed_settings(
+    wish: Wish, state: State, organizations: Sequence[uuid.UUID], sealer: Sealer | None
+) -> dict[uuid.UUID, dict[str, Any]]:
+    """The settings to store, by organization, where they differ from what is stored."""
+    changes = {}
+    for organization in organizations:
+        row = state.installed.get(organization)
+        values = merged(wish.bundle.manifest, row.settings if row is not None else {}, wish.settings, sealer)
+        if values is not None:
+            changes[organization] = values
+    return changes
 
 
 def merged(

@@ -11,6 +11,7 @@ from pglast import ast, parser
 from pglast.enums import FunctionParameterMode
 
 from metacore.installer import sql_rules as rules
+from metacore.installer.sql_depth import refuse_depth
 from metacore.installer.sql_names import NotAllowed, Tree, is_a, one_part
 from metacore.installer.sql_walk import QUERIES, Expressions
 
@@ -58,7 +59,11 @@ class Functions(Expressions):
         if len(texts) != 1:
             raise NotAllowed("a function needs one SQL body")
         try:
+            refuse_depth(texts[0].sval)
             parsed = parser.parse_sql(texts[0].sval)
+        except NotAllowed as refusal:
+            # Its place is one in the text of the body.
+            raise NotAllowed(refusal.reason) from None
         except parser.ParseError as error:
             raise NotAllowed(f"the function's body does not parse: {error.args[0]}") from None
         self._only_expressions = True

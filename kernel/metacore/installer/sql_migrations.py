@@ -13,6 +13,7 @@ from typing import Protocol
 from pglast import parser
 
 from metacore.errors import MigrationRefused, Problem
+from metacore.installer.sql_depth import refuse_depth
 from metacore.installer.sql_effects import Effect, effects_of
 from metacore.installer.sql_names import Names, NotAllowed
 from metacore.installer.sql_statements import Statements
@@ -125,7 +126,12 @@ def _split(migration: Migration, problems: list[Problem]) -> list[tuple[str, int
         problems.append(Problem(f"{migration.path}:{at}", "migration_refused", "holds a NUL character"))
         return []
     try:
+        refuse_depth(sql)
         parsed = parser.parse_sql(sql)
+    except NotAllowed as refusal:
+        at = _line(sql, refusal.location or 0)
+        problems.append(Problem(f"{migration.path}:{at}", "migration_refused", refusal.reason))
+        return []
     except parser.ParseError as error:
         at = _line(sql, error.args[1] if len(error.args) > 1 and isinstance(error.args[1], int) else 0)
         problems.append(Problem(f"{migration.path}:{at}", "migration_refused", f"does not parse: {error.args[0]}"))
