@@ -26,6 +26,9 @@ ENGINE_SECONDS = 900.0
 """Longest that one statement of an engine may take. The longest that are meant, of the installer and of migrations, end
 by the server's statement_timeout of 600 s; what is still open then waits for a server that does not answer."""
 
+MOST_DEEPER = 3
+"""Connections for transactions within transactions within transactions."""
+
 SET_ORGANIZATION = text("SELECT set_config('app.current_org', :organization, true)")
 
 
@@ -61,6 +64,7 @@ class Database:
             ) from error
         kind = parsed.get_backend_name()
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._inner_pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._pool_size = pool_size
         self._transaction_pooler = transaction_pooler
         self._application_name = application_name
@@ -114,6 +118,13 @@ class Database:
                 transaction_pooler=self._transaction_pooler,
                 application_name=self._application_name,
             )
+            self._inner_pool = await pools.open_pool(
+                self.url,
+                size=self.transactions + MOST_DEEPER,
+                least=0,
+                transaction_pooler=self._transaction_pooler,
+                application_name=self._application_name,
+            )
         except (OSError, asyncpg.PostgresError, TimeoutError) as error:
             await self.engine.dispose()
             raise Misconfigured(
@@ -124,6 +135,21 @@ class Database:
     def pool_size(self) -> int:
         """Connections that it was made for; the engine of the cold paths has half as many, and as many more in need."""
         return self._pool_size
+
+    @property
+    def transactions(self) -> int:
+        """How many connections of `postgres` may be in transactions of several statements: the others stay free for
+        single statements, which everybody needs."""
+        return max(1, self._pool_size // 2)
+
+    @property
+    def inner_postgres(self) -> asyncpg.Pool[asyncpg.Record]:
+        """A pool for transactions of code that runs within another one, which holds its own connection meanwhile: one
+        for each of `transactions` and `MOST_DEEPER` more, opened when needed. Nobody else takes them."""
+        assert self.postgres is not None
+        if self._inner_pool is None:
+            raise Misconfigured(f"the database {self.shown_url} is not open")
+        return self._inner_pool
 
     @property
     def postgres(self) -> asyncpg.Pool[asyncpg.Record]:
@@ -154,9 +180,10 @@ class Database:
                 await session.close()
 
     async def close(self) -> None:
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
-            await pools.close_pool(pool)
+        for pool in (self._pool, self._inner_pool):
+            if pool is not None:
+                await pools.close_pool(pool)
+        self._pool = self._inner_pool = None
         await self.engine.dispose()
 
 

@@ -13,16 +13,22 @@ CLOSE_SECONDS = 5
 
 
 async def open_pool(
-    dsn: str, *, size: int, transaction_pooler: bool = False, application_name: str = "metacore"
+    dsn: str,
+    *,
+    size: int,
+    least: int = 2,
+    transaction_pooler: bool = False,
+    application_name: str = "metacore",
 ) -> asyncpg.Pool[asyncpg.Record]:
-    """Open up to `size` connections; `json` and `jsonb` values travel as bytes in both directions.
+    """Open up to `size` connections, `least` of them at once; `json` and `jsonb` values travel as bytes in both
+    directions.
 
     The reset of a released connection does nothing (the default costs about 100 µs): no code of ours may leave
     session state behind, which `tests/integration/test_session_leaks.py` hunts for.
     """
     return await asyncpg.create_pool(
         dsn,
-        min_size=min(2, size),
+        min_size=min(least, size),
         max_size=size,
         statement_cache_size=0 if transaction_pooler else 1024,
         max_cached_statement_lifetime=0,

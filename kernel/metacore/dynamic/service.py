@@ -172,18 +172,19 @@ class DynamicService:
         return await next_number(self._rows, shape, principal.organization_id, key, scope)
 
     @asynccontextmanager
-    async def transaction(self, *, lock_seconds: float = 0) -> AsyncIterator[DynamicService]:
+    async def transaction(self, *, lock_seconds: float = 0, owner: str = "") -> AsyncIterator[DynamicService]:
         """A service whose changes are all committed when the block ends well, or none; hooks after a change run then.
 
         Rows that it changes are held until the end. With `lock_seconds` it waits no longer than that for a row which
-        somebody else holds: `Unavailable` with the code `database_busy`. Only on PostgreSQL.
+        somebody else holds: `Unavailable` with the code `database_busy`. `owner` is the addon that asks for it: not all
+        that there can be at once are for one. Only on PostgreSQL.
 
         Raises:
             Misconfigured: on SQLite.
             Unavailable: the database cannot be reached, or whether the change was committed is not known.
         """
         committed: Deferred = []
-        async with one_transaction(self._db, lock_seconds=lock_seconds) as connection:
+        async with one_transaction(self._db, lock_seconds=lock_seconds, owner=owner) as connection:
             inner = copy(self)
             inner._rows = PostgresRows(self._db, within=connection)
             inner._on_commit = _nothing
@@ -352,7 +353,8 @@ class DynamicService:
         async with AsyncExitStack() as stack:
             rows = self._rows
             if self._committed is None:
-                connection = await stack.enter_async_context(one_transaction(self._db, lock_seconds=0))
+                transaction = one_transaction(self._db, lock_seconds=0, owner=shape.model.addon_key)
+                connection = await stack.enter_async_context(transaction)
                 rows = PostgresRows(self._db, within=connection)
             body = await rows.update(shape, principal, row_id, columns, version)
             if body is not None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 import asyncpg
 import orjson
@@ -17,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from metacore.db.database import Database
 from metacore.db.finishing import finished
 from metacore.dynamic.connections import Connection
+from metacore.dynamic.open_transactions import transactions_of
 from metacore.dynamic.postgres import PostgresRows
 from metacore.dynamic.rows import Current
 from metacore.dynamic.shape import ModelShape
@@ -30,31 +29,21 @@ HOLD_SECONDS: Final = 10.0
 """How long a held row is waited for while somebody else holds it."""
 
 
-_slots: WeakKeyDictionary[Database, asyncio.Semaphore] = WeakKeyDictionary()
-
-
 @asynccontextmanager
-async def one_transaction(db: Database, *, lock_seconds: float) -> AsyncIterator[Connection]:
-    """A connection in a transaction that is committed when the block ends well.
-
-    At most half of the pool's connections serve such at once: code of addons may run within, and everybody else must
-    go on.
+async def one_transaction(db: Database, *, lock_seconds: float, owner: str = "") -> AsyncIterator[Connection]:
+    """A connection in a transaction that is committed when the block ends well. `owner` is the addon whose code runs
+    within, or on whose behalf it is; see `open_transactions` for how many there are at once.
 
     Raises:
         Unavailable: none was free in time, or the database cannot be reached.
+        Refused: too many transactions within each other.
     """
-    pool = db.postgres
-    slots = _slots.setdefault(db, asyncio.Semaphore(max(1, db.pool_size // 2)))
-    try:
-        async with asyncio.timeout(HOLD_SECONDS):
-            await slots.acquire()
-    except TimeoutError:
-        raise Unavailable("too many changes are under way; try again", code="database_busy") from None
-    try:
-        async with _connection(pool, lock_seconds) as connection:
+    async with (
+        transactions_of(db, HOLD_SECONDS).slot(db, owner) as slot,
+        _connection(slot.pool, lock_seconds) as connection,
+    ):
+        with slot.around_what_runs():
             yield connection
-    finally:
-        slots.release()
 
 
 @asynccontextmanager

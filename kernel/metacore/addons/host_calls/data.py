@@ -6,6 +6,7 @@ An addon's own models are free to it; those of other addons and of the host need
 from __future__ import annotations
 
 import uuid
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 from metacore.addons.guest_context import GuestCall, GuestContext
@@ -40,7 +41,7 @@ class GuestData:
         try:
             change = self._change(guest.context, mutation)
             if self._transactions and (change.increments or guest.context.transaction is not None):
-                async with self._dynamic.transaction(lock_seconds=_patience(guest)) as service:
+                async with self._transaction(guest) as service:
                     return HostReply(await _carry_out(service, guest.context, change))
             return HostReply(await _carry_out(self._dynamic, guest.context, change))
         except MetacoreError as error:
@@ -53,7 +54,7 @@ class GuestData:
             if not self._transactions:
                 raise NotWired("data_batch needs PostgreSQL; this kernel runs on SQLite")
             changes = [self._change(guest.context, _numbered(mutation, n)) for n, mutation in enumerate(mutations)]
-            async with self._dynamic.transaction(lock_seconds=_patience(guest)) as service:
+            async with self._transaction(guest) as service:
                 for change in changes:
                     results.append(await _carry_out(service, guest.context, change))  # noqa: PERF401 - its length counts
         except MetacoreError as error:
@@ -88,6 +89,9 @@ class GuestData:
         except MetacoreError as error:
             return host_error(error)
         return HostReply({"value": value})
+
+    def _transaction(self, guest: GuestCall) -> AbstractAsyncContextManager[DynamicService]:
+        return self._dynamic.transaction(lock_seconds=_patience(guest), owner=guest.context.addon_key)
 
     def _change(self, context: GuestContext, mutation: dict[str, Any]) -> Change:
         model = self._model(context, mutation)
