@@ -220,6 +220,29 @@ async def test_a_request_that_kills_its_workers_is_given_up(owner_db: Database, 
     assert isinstance(outcome.error, Unavailable)
 
 
+async def test_what_is_not_there_just_now_is_tried_again_in_a_while(owner_db: Database, kernel_db: Database) -> None:
+    calls = 0
+
+    class Busy:
+        async def enable(self, _key: str, _organization: uuid.UUID) -> int:
+            nonlocal calls
+            calls += 1
+            raise Unavailable("a migration holds the addon")
+
+    acme = principal(await make_organization(owner_db))
+    request_id = await requests.submit(kernel_db, acme, "enable", "tickets")
+    for tries in range(1, requests.MAX_TRIES):
+        assert await worker(owner_db, installer=Busy()).run_pending() == 0
+        assert (calls, (await ended(kernel_db, acme, request_id)).finished) == (tries, False)
+        due = await owner_db.postgres.fetchval("SELECT claimed_at + $1 - now() FROM metacore_requests", requests.LEASE)
+        assert datetime.timedelta() < due <= requests.LEASE / 2
+        await owner_db.postgres.execute("UPDATE metacore_requests SET claimed_at = now() - interval '5 minutes'")
+
+    assert await worker(owner_db, installer=Busy()).run_pending() == 1
+    error = (await ended(kernel_db, acme, request_id)).error
+    assert isinstance(error, Unavailable) and "a migration holds the addon" in str(error)
+
+
 @pytest.mark.parametrize("unsigned", [False, True])
 async def test_installations_wait_until_it_is_known_who_may_sign_and_nothing_else_does(
     owner_db: Database, kernel_db: Database, unsigned: bool

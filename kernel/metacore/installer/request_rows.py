@@ -8,11 +8,12 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.db.channels import REQUESTS
 from metacore.db.database import Database
+from metacore.orm.tables import AddonRequest
 
 
 @contextlib.asynccontextmanager
@@ -28,6 +29,15 @@ async def notify(connection: AsyncConnection, request_id: uuid.UUID) -> None:
     """Wake workers, and who waits, when the transaction is committed."""
     if connection.dialect.name == "postgresql":
         await connection.execute(select(func.pg_notify(REQUESTS, str(request_id))))
+
+
+async def put_off(owner: Database, request_id: uuid.UUID, age: datetime.timedelta) -> None:
+    """Let a claim look as old as `age`, as if its worker had died then: when it is too old, somebody takes it up."""
+    async with transaction(owner) as connection:
+        now = (
+            await connection.execute(select(func.current_timestamp(type_=AddonRequest.claimed_at.type)))
+        ).scalar_one()
+        await connection.execute(update(AddonRequest).where(AddonRequest.id == request_id).values(claimed_at=now - age))
 
 
 def plain(value: Any) -> Any:

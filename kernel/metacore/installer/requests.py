@@ -27,7 +27,7 @@ from metacore.identity import Principal, administered_by
 from metacore.ids import new_uuid
 from metacore.installer.execute import Installer
 from metacore.installer.request_errors import raised_error, stored_failure
-from metacore.installer.request_rows import notify, plain, transaction
+from metacore.installer.request_rows import notify, plain, put_off, transaction
 from metacore.installer.standing import Asker
 from metacore.logs import get_logger
 from metacore.orm.tables import AddonRequest, Installation
@@ -43,6 +43,7 @@ LEASE = datetime.timedelta(seconds=30)
 """A claim that was not renewed for so long belongs to a worker that died."""
 RENEW_SECONDS = 8.0
 MAX_TRIES = 5
+FIRST_PAUSE = datetime.timedelta(seconds=2)
 POLL_SECONDS = 5.0
 KEPT = datetime.timedelta(days=7)
 SECRET_LIFE = datetime.timedelta(hours=1)
@@ -272,7 +273,7 @@ class RequestWorker:
             result, secret = await self._carry_out(claimed)
         except Unavailable as error:
             if claimed.tries < MAX_TRIES:
-                await self._release(claimed)
+                await put_off(self._owner, claimed.id, LEASE - min(FIRST_PAUSE * 2 ** (claimed.tries - 1), LEASE / 2))
                 return False
             return await self._finish(claimed, FAILED, *stored_failure(error))
         except MetacoreError as error:
