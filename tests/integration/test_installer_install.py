@@ -10,11 +10,12 @@ from typing import Any
 
 import asyncpg
 import pytest
+from nacl.signing import SigningKey
 from tests.conftest import DatabaseUrls
 from tests.factories import make_organization
 from tests.tickets import SIGNING_KEY, TRUSTED, make_bundle, read, signed, tickets_manifest
 
-from metacore.bundle.signature import TrustedKeys
+from metacore.bundle.signature import Signature, TrustedKeys, sign, verify
 from metacore.db.database import Database
 from metacore.errors import Conflict, InstallFailed, KeyOwned, ModelConflict, NotFound, Refused, SignatureRefused
 from metacore.installer.execute import Installer, InstallReport
@@ -343,6 +344,23 @@ async def test_former_bundles_are_kept_for_a_while(installer: Installer, owner_d
         await install(installer, acme, manifest=tickets_manifest(version=f"1.{minor}.0"))
     rows = await owner_db.postgres.fetch("SELECT version FROM metacore_bundles ORDER BY version")
     assert [row["version"] for row in rows] == ["1.2.0", "1.3.0", "1.4.0", "1.5.0", "1.6.0", "1.7.0"]
+
+
+async def test_a_bundle_that_was_signed_again_keeps_the_newer_signature(
+    installer: Installer, owner_db: Database
+) -> None:
+    acme = await make_organization(owner_db)
+    await install(installer, acme)
+    content, new_key = make_bundle(tickets_manifest()), SigningKey.generate()
+    both = TrustedKeys((bytes(SIGNING_KEY.verify_key), bytes(new_key.verify_key)))
+    await installer.install(content, sign(content, new_key), trusted=both, organizations=[acme])
+
+    row = await owner_db.postgres.fetchrow("SELECT content, signature FROM metacore_bundles")
+    assert row is not None
+    stored = Signature.from_json(row["signature"])
+    assert verify(row["content"], stored, TrustedKeys((bytes(new_key.verify_key),)))
+    signer = await owner_db.postgres.fetchval("SELECT signer FROM metacore_addons")
+    assert signer == bytes(new_key.verify_key).hex()
 
 
 # -- who may

@@ -65,17 +65,21 @@ async def claim(connection: AsyncConnection, wish: Wish) -> int:
         await connection.execute(insert(Addon).values(**row))
     elif found.digest is None:
         await connection.execute(update(Addon).where(Addon.key == manifest.key).values(owner_uid=wish.owner_uid))
-    stored = await connection.execute(select(BundleRow.digest).where(BundleRow.digest == digest))
-    if stored.first() is None:
+    signature = wish.signature.as_json() if wish.signature is not None else None
+    stored = (await connection.execute(select(BundleRow.signature).where(BundleRow.digest == digest))).first()
+    if stored is None:
         await connection.execute(
             insert(BundleRow).values(
                 digest=digest,
                 addon_key=manifest.key,
                 version=manifest.version,
                 content=wish.content,
-                signature=wish.signature.as_json() if wish.signature is not None else null(),
+                signature=signature if signature is not None else null(),
             )
         )
+    elif signature is not None and stored.signature != signature:
+        # The same bundle, signed again because its key is to be replaced: the old signature will not count for long.
+        await connection.execute(update(BundleRow).where(BundleRow.digest == digest).values(signature=signature))
     attempt = await journal.next_attempt(connection, manifest.key)
     held = await connection.execute(select(AddonModel.model_key).where(AddonModel.addon_key == manifest.key))
     known = {row.model_key for row in held}
