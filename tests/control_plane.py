@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -83,8 +83,10 @@ class Plane:
 
 
 @asynccontextmanager
-async def control_plane(urls: DatabaseUrls, **changes: Any) -> AsyncIterator[Plane]:
-    """Everything started, with two organizations and no addon."""
+async def control_plane(
+    urls: DatabaseUrls, *, administrators: Collection[str] = (), **changes: Any
+) -> AsyncIterator[Plane]:
+    """Everything started, with two organizations and no addon. `administrators` are those whose word counts for all."""
     kernel, owner = Database(urls.kernel), await Database.connect(urls.owner, pool_size=4)
     store = DatabasePermissionStore(kernel)
     config: dict[str, Any] = {
@@ -111,7 +113,7 @@ async def control_plane(urls: DatabaseUrls, **changes: Any) -> AsyncIterator[Pla
                 client=client,
                 owner=owner,
                 installer=installer,
-                worker=RequestWorker(owner, installer, lambda: TRUSTED, sealer),
+                worker=RequestWorker(owner, installer, lambda: TRUSTED, sealer, administrators=administrators),
                 store=store,
                 ada=await register(client, "ada@example.com"),
                 eve=await register(client, "eve@example.com"),

@@ -24,7 +24,7 @@ def compilers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def plane(database_urls: DatabaseUrls) -> AsyncIterator[Plane]:
-    async with control_plane(database_urls, request_wait=55.0) as opened, opened.working():
+    async with control_plane(database_urls, administrators=("*",), request_wait=55.0) as opened, opened.working():
         yield opened
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from nacl.signing import SigningKey
 from tests.conftest import DatabaseUrls
 from tests.factories import make_organization, make_user, principal
 from tests.folder_world import PATIENCE, QUICK, FolderWorld
@@ -472,6 +473,28 @@ async def test_two_addons_with_one_key_the_first_keeps_it(world: FolderWorld, ac
         (world.root / "usurper.yaml").unlink()
         await world.until(Reason.REMOVED, "usurper")
         assert world.served(acme) == "1.0.0"
+
+
+async def test_a_key_is_replaced_without_a_fence(world: FolderWorld, acme: OrganizationId) -> None:
+    new_key = SigningKey.generate()
+    new, old = bytes(new_key.verify_key).hex(), bytes(SIGNING_KEY.verify_key).hex()
+    world.bundle("tickets.tar.gz")
+    world.declare()
+    async with world.reconciling():
+        await world.until(Reason.SUCCEEDED)
+        world.keys.write_text(f"{old}\n{new}\n")
+        world.bundle("tickets.tar.gz", signer=new_key)
+        async with asyncio.timeout(PATIENCE):
+            while await world.owner.postgres.fetchval("SELECT signer FROM metacore_addons") != new:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    world.keys.write_text(f"{new}\n")
+    # The next operator verifies everything that is installed before it does anything else, with the new key alone.
+    async with world.reconciling():
+        world.declare("another", key="tickets", source={"path": "tickets.tar.gz"})
+        await world.until(Reason.KEY_OWNED, "another")
+        assert world.served(acme) == "1.0.0"
+    assert await world.owner.postgres.fetchval("SELECT fenced_reason FROM metacore_addons") == ""
+    assert Reason.DRIFT_MENDED not in {event.reason for _name, event in world.events}
 
 
 async def test_an_addon_of_a_cluster_that_is_gone_is_taken_over(

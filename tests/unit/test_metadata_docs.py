@@ -100,8 +100,8 @@ async def test_the_import_on_the_page_answers_so() -> None:
 
 def test_the_limits_on_the_pages_are_those_of_the_code() -> None:
     limits = ImportLimits()
-    said = f"{limits.max_rows:,} rows, {limits.max_columns} columns and {limits.max_bytes >> 20} MiB"
-    assert said in TRANSFER
+    assert f"{limits.max_rows:,} rows, {limits.max_columns} columns, a million values" in TRANSFER
+    assert f"and {limits.max_bytes >> 20} MiB, a JSON file {limits.max_json_bytes >> 20} MiB" in TRANSFER
     assert f"unpack to {limits.max_unpacked >> 20} MiB" in TRANSFER
     assert MAX_CELLS == 2_000_000
     assert f"holds {export_formats.XLSX_MAX_ROWS:,} rows" in TRANSFER

@@ -103,7 +103,7 @@ def mended(context: Context, did: Sequence[str]) -> tuple[str, ...]:
         joined = tuple(str(item) for item in context.chosen.organizations if item not in installed.organizations)
     if addon.spec.settings_from:
         expected.add(CONFIGURED)
-    if installed.fenced_reason:
+    if installed.fenced_reason or (context.verified is not None and installed.signer != context.verified.signer):
         expected.add(RECORDED)
     return tuple(item for item in did if not item.startswith(tuple(expected)) and not item.endswith(joined))
 
