@@ -17,6 +17,8 @@ DEEP = {
     "elements of elements": "SELECT a" + "[1]" * LONG,
     "casts of casts": "SELECT 1" + "::int" * LONG,
     "set operations": "SELECT 1" + " UNION ALL SELECT 1" * LONG,
+    "set operations of several columns": "SELECT 1,2" + " UNION ALL SELECT 1,2" * (LONG // 4),
+    "set operations in an insertion": "INSERT INTO t SELECT 1,2" + " EXCEPT SELECT 1,2" * (LONG // 4),
     "negations": "SELECT " + "NOT " * LONG + "true",
     "a body of a function": "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT " + "+".join("1" * LONG) + "'",
 }
@@ -36,3 +38,7 @@ def test_a_long_file_is_not_deep() -> None:
     judged = judge([File(f"{table}INSERT INTO cities (id, name) VALUES {rows};\n{single}")], names())
 
     assert len(judged[0].statements) == 5_002
+
+
+def test_comments_are_not_deep() -> None:
+    assert judge([File("-- a word about this file\n" * 9_000 + "CREATE TABLE cities (id int);")], names())

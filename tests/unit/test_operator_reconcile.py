@@ -900,6 +900,37 @@ async def test_pinning_an_older_digest_goes_back_without_the_source() -> None:
     assert [entry.version for entry in back.status.history] == ["1.0.0", "1.1.0", "1.0.0"]
 
 
+async def test_a_pinned_bundle_that_was_signed_again_gets_the_new_signature_when_somebody_asks() -> None:
+    world = World()
+    ready = await world.reconcile()
+    pinned: dict[str, Any] = {"digest": ready.status.digest}
+    held = await world.reconcile(after(ready, **pinned))
+    world.trusted = TrustedKeys((bytes(KEY.verify_key), bytes(OTHER.verify_key)))
+    world.sign(OTHER)
+    unasked = await world.reconcile(after(held, **pinned))
+    assert "signed by " + bytes(KEY.verify_key).hex()[:12] in unasked.status.condition("Verified").message  # type: ignore[union-attr]
+
+    asked = await world.reconcile(after(unasked, {REQUESTED_AT: "now"}, **pinned))
+    assert "signed by " + bytes(OTHER.verify_key).hex()[:12] in asked.status.condition("Verified").message  # type: ignore[union-attr]
+
+    world.content = bundle_of("1.1.0")
+    world.sign(KEY)
+    moved_on = await world.reconcile(after(asked, {REQUESTED_AT: "later"}, **pinned))
+    assert isinstance(moved_on.decisive, Done)
+    assert moved_on.status.digest == ready.status.digest
+
+
+async def test_what_an_older_operator_switched_off_is_switched_on_again() -> None:
+    world = World()
+    off = await world.reconcile(addon_of(enabled=False))
+    assert world.row is not None and not any(world.row.organizations.values())
+    old_status = off.status.model_copy(update={"disabled_by_spec": False})
+
+    await world.reconcile(after(replace(off, status=old_status)))
+
+    assert all(world.row.organizations.values())
+
+
 async def test_a_pinned_bundle_of_another_addon_is_not_taken_from_the_database() -> None:
     world = World()
     ready = await world.reconcile()

@@ -216,6 +216,24 @@ async def test_a_source_is_not_asked_before_it_wants_to_be() -> None:
     assert world.asked == [True, False] and condition(back, "Fetched") == ("True", "SourceAvailable")
 
 
+async def test_a_force_that_is_still_open_does_not_ask_such_a_source_again_and_again() -> None:
+    world, clock = World(), Clock()
+    world.ports = replace(world.ports, sightings=Sightings(clock))
+    ready = await world.reconcile()
+    world.away, world.asked = AskLater("r.test answered 429", 900), []
+    forced = await world.reconcile(after(ready, {FORCE: "one"}))
+    for _ in range(3):
+        clock.now += 60
+        forced = await world.reconcile(after(forced, {FORCE: "one"}))
+    assert world.asked == [True]
+    assert forced.status.last_handled_force == ""
+
+    world.away = False
+    done = await world.reconcile(after(forced, {FORCE: "two"}))
+    assert world.asked == [True, True]
+    assert done.status.last_handled_force == "two"
+
+
 async def test_a_first_installation_waits_as_long_as_the_source_wants() -> None:
     world, clock = World(), Clock()
     world.ports = replace(world.ports, sightings=Sightings(clock))

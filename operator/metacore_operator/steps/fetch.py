@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 from metacore.errors import Refused, Unavailable
@@ -19,24 +20,33 @@ async def run(context: Context) -> Outcome:
         return Stalled(Reason.SOURCE_UNSUPPORTED, f"sources of kind {kind.value!r} are not supported here")
     if spec.signature is not None and spec.signature.secret_ref is not None and context.ports.references is None:
         return Stalled(Reason.SOURCE_UNSUPPORTED, "spec.signature.secretRef is not supported here")
-    if stored := await _pinned(context):
-        context.fetched = stored
-        return Done(Reason.SOURCE_AVAILABLE, f"{stored.origin} is taken; the source is not asked")
+    pinned = await _pinned(context)
+    if pinned is not None and not _anew(context):
+        return _taken(context, pinned)
     held = context.ports.sightings.held(context.addon)
     try:
-        if held is not None and not _asked(context):
-            return await _without(context, held[1], held[0])
+        if held is not None:
+            return _taken(context, pinned, held[1]) if pinned else await _without(context, held[1], held[0])
         fetched = await source.fetch(context.addon, lambda digest: _kept(context, digest), anew=_anew(context))
         signature = await _signature(context)
-    except AskLater as error:
-        context.ports.sightings.hold(context.addon, error.seconds, error.message)
-        return await _without(context, error.message, error.seconds)
-    except Unavailable as error:
-        return await _without(context, error.message, None)
-    except Refused as error:
-        return Stalled(Reason.SOURCE_REFUSED, error.message)
+        if pinned is not None and hashlib.sha256(fetched.content).hexdigest() != spec.digest:
+            # What the source says of another bundle is no news of this one.
+            return _taken(context, pinned, "the source has another one")
+    except (AskLater, Unavailable, Refused) as error:
+        if isinstance(error, AskLater):
+            context.ports.sightings.hold(context.addon, error.seconds, error.message)
+        if pinned is not None:
+            return _taken(context, pinned, error.message)
+        if isinstance(error, Refused):
+            return Stalled(Reason.SOURCE_REFUSED, error.message)
+        return await _without(context, error.message, error.seconds if isinstance(error, AskLater) else None)
     context.fetched = fetched if signature is None else replace(fetched, signature=signature)
     return Done(Reason.SOURCE_AVAILABLE, f"the bundle is that of {fetched.origin}")
+
+
+def _taken(context: Context, pinned: Fetched, why: str = "the source is not asked") -> Outcome:
+    context.fetched = pinned
+    return Done(Reason.SOURCE_AVAILABLE, f"{pinned.origin} is taken; {why}")
 
 
 def _anew(context: Context) -> bool:

@@ -141,7 +141,10 @@ async def _switch(context: Context) -> None:
     if installed is None:
         return
     enabled = context.addon.spec.enabled
-    if enabled and not context.addon.status.disabled_by_spec:
+    status = context.addon.status
+    before = status.condition(ConditionType.INSTALLED)
+    # The condition tells it of operators before this field.
+    if enabled and not status.disabled_by_spec and (before is None or before.reason != Reason.DISABLED):
         return
     context.disabled_by_spec = True
     for organization in context.chosen.organizations:

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from metacore_operator.outcomes import ConditionType, Reason
-from metacore_operator.resources.addon import Addon
+from metacore_operator.resources.addon import FORCE, REQUESTED_AT, Addon
 from metacore_operator.steps.state import InstalledAddon
 
 
 @dataclass(frozen=True, slots=True)
 class _Hold:
     generation: int
+    asked: tuple[str, str]
     until: float
     message: str
 
@@ -46,15 +47,17 @@ class Sightings:
 
     def hold(self, addon: Addon, seconds: float, message: str) -> None:
         """The source does not want to be asked for so long, and said so with `message`."""
-        self._holds[addon.metadata.uid] = _Hold(addon.metadata.generation, self._clock() + seconds, message)
+        until = self._clock() + seconds
+        self._holds[addon.metadata.uid] = _Hold(addon.metadata.generation, _asked(addon), until, message)
 
     def held(self, addon: Addon) -> tuple[float, str] | None:
-        """Seconds for which the source must not be asked yet, and why; a new spec may mean another source."""
+        """Seconds for which the source must not be asked yet, and why. A new spec may mean another source, and somebody
+        who asks anew by an annotation gets one try."""
         hold = self._holds.get(addon.metadata.uid)
         if hold is None:
             return None
         rest = hold.until - self._clock()
-        if rest <= 0 or hold.generation != addon.metadata.generation:
+        if rest <= 0 or hold.generation != addon.metadata.generation or hold.asked != _asked(addon):
             del self._holds[addon.metadata.uid]
             return None
         return rest, hold.message
@@ -62,3 +65,7 @@ class Sightings:
     def forget(self, uid: str) -> None:
         self._seen.pop(uid, None)
         self._holds.pop(uid, None)
+
+
+def _asked(addon: Addon) -> tuple[str, str]:
+    return addon.asked(REQUESTED_AT), addon.asked(FORCE)
