@@ -183,6 +183,17 @@ class FolderWorld:
         assert condition is not None, f"{name} has no condition {kind}"
         return condition.status, condition.reason
 
+    async def until_condition(self, kind: str, status: str, reason: str, name: str = "tickets") -> None:
+        """Wait for a condition: a reconcile that began before something changed may end, and tell, after it."""
+        async with asyncio.timeout(PATIENCE):
+            while self.condition(kind, name) != (status, reason):  # noqa: ASYNC110 - files tell, nobody can be waited for.
+                await asyncio.sleep(0.02)
+
+    async def until_fenced(self, reason: str) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while await self.owner.postgres.fetchval("SELECT fenced_reason FROM metacore_addons") != reason:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
     def served(self, organization: uuid.UUID, model: str = "tickets") -> str:
         """The version that a kernel serves to an organization, '' when it does not."""
         try:

@@ -159,11 +159,15 @@ class ClusterRunner:
             await asyncio.sleep(self._settings.pulse)
 
     async def _follow_trust(self) -> None:
-        if await self._trust.reload():
+        changed = await self._trust.reload()
+        if changed:
             self._reverification.want()
-            self._want_all()
-        if self._reverification.due:
-            await self._reverification.run(self._fenced)
+        try:
+            if self._reverification.due:
+                await self._reverification.run(self._fenced)
+        finally:
+            if changed:
+                self._want_all()
 
     def _fenced(self, change: Fencing) -> None:
         told = "addon.fenced" if change.reason else "addon.freed"
