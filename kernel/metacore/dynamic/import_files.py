@@ -229,6 +229,7 @@ def _check_workbook(content: bytes, limits: ImportLimits) -> None:
                 if extent is not None:
                     extent.check(limits)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        # zipfile raises NotImplementedError for a compression, and RuntimeError for an encryption, that it cannot undo.
         raise InvalidInput(f"the workbook cannot be read: {error}", code="invalid_file") from None
 
 
