@@ -16,9 +16,9 @@ from metacore.addons.guest_context import GuestContext, GuestTransaction
 from metacore.addons.invocation import Handler, Invocation, Result
 from metacore.addons.model_access import RowGate, require_rows
 from metacore.addons.runner import AddonRunner
-from metacore.addons.transaction_slots import TransactionSlots
 from metacore.capabilities.access import CapabilityKind
 from metacore.db.database import Database
+from metacore.dynamic.fair_slots import FairSlots
 from metacore.dynamic.service import DynamicService
 from metacore.errors import Conflict, Fenced, NotFound, NotWired, PermissionDenied, Refused
 from metacore.identity import Principal
@@ -26,6 +26,8 @@ from metacore.metadata.derive import derive_action
 from metacore.registry import LiveModel, Registry
 
 STATE_COLUMNS = ("status", "state")
+SLOT_SECONDS = 10.0
+"""How long an action waits for its turn to hold a transaction open."""
 FORBIDDEN = "forbidden"
 """The code of an action that failed because its addon was not granted what it did."""
 
@@ -112,7 +114,16 @@ class ActionService:
         self._runner = runner
         self._permissions = permissions
         self._on_commit = on_commit
-        self._slots = TransactionSlots(max(1, database.pool_size // 2))
+        # Each holds a connection, so there are fewer than connections: whoever has one may need another besides.
+        total = max(1, database.pool_size // 2)
+        self._slots = FairSlots(
+            total,
+            max(1, total - 1),
+            wait_seconds=SLOT_SECONDS,
+            what="actions in transactions",
+            code="actions_busy",
+            retry_after=1.0,
+        )
 
     async def execute(
         self, principal: Principal, model: str, row_id: uuid.UUID | None, key: str, given: Mapping[str, Any]

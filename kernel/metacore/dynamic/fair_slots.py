@@ -12,9 +12,11 @@ from metacore.errors import TooManyRequests
 
 class FairSlots:
     """`total` slots, `each` of them at most for one owner. Whoever finds none within `wait_seconds` is refused with
-    `code`; `what` names what is held, in the plural."""
+    `code` and told to come back after `retry_after` seconds; `what` names what is held, in the plural."""
 
-    def __init__(self, total: int, each: int, *, wait_seconds: float, what: str, code: str) -> None:
+    def __init__(
+        self, total: int, each: int, *, wait_seconds: float, what: str, code: str, retry_after: float = 10.0
+    ) -> None:
         self._total = asyncio.Semaphore(total)
         self._each = each
         # Of an owner who neither holds nor waits for any, nothing is kept.
@@ -22,6 +24,7 @@ class FairSlots:
         self._wait_seconds = wait_seconds
         self._what = what
         self._code = code
+        self._retry_after = retry_after
 
     @asynccontextmanager
     async def of(self, owner: Hashable) -> AsyncIterator[None]:
@@ -43,7 +46,9 @@ class FairSlots:
                         held.append(semaphore)
             except TimeoutError:
                 raise TooManyRequests(
-                    f"too many {self._what} are under way; try again later", retry_after=10.0, code=self._code
+                    f"too many {self._what} are under way; try again later",
+                    retry_after=self._retry_after,
+                    code=self._code,
                 ) from None
             yield
         finally:
