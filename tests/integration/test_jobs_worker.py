@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from tests.conftest import DatabaseUrls
@@ -14,7 +15,9 @@ from tests.job_world import Handlers, World, busy_manifest, job_world
 
 from metacore.addons.invocation import Invocation, Result
 from metacore.addons.jobs import retry
+from metacore.addons.jobs.job import ClaimedJob
 from metacore.addons.jobs.service import Jobs
+from metacore.addons.jobs.store import PostgresJobs
 from metacore.addons.jobs.view import jobs_of, try_again
 from metacore.db.database import Database
 from metacore.errors import Conflict, InvalidInput, NotFound, TooManyRequests
@@ -259,6 +262,68 @@ async def test_a_worker_that_stops_gives_back_what_it_could_not_end(
     second = await world.start()
     await settled(world, 1)
     assert [each.id for each in second.handlers.seen.items] == [job.id]
+
+
+async def test_a_worker_that_stops_while_it_takes_gives_back_what_it_was_given(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = await make_organization(world.owner)
+    await world.install(busy_manifest(), acme)
+    given, arrive = asyncio.Event(), asyncio.Event()
+
+    async def claim_with_a_slow_answer(store: PostgresJobs, *arguments: Any) -> list[ClaimedJob]:
+        jobs = await claim(store, *arguments)
+        if jobs:
+            given.set()
+            await arrive.wait()
+        return jobs
+
+    claim = PostgresJobs.claim
+    monkeypatch.setattr(PostgresJobs, "claim", claim_with_a_slow_answer)
+    handlers = Handlers()
+    first = await world.start(handlers)
+    await first.jobs.enqueue(work(acme))
+    await given.wait()
+    stopping = asyncio.create_task(first.jobs.stop())
+    await asyncio.sleep(0)
+    assert (await world.jobs())[0].status == "running"
+    arrive.set()
+    await stopping
+    row = (await world.jobs())[0]
+    # It ran before the worker ended; nobody waits for a lease.
+    assert (row.status, row.leased_by) == ("done", "")
+    assert len(handlers.seen.items) == 1
+
+
+async def test_a_job_whose_answer_was_lost_is_not_kept_by_the_one_who_does_not_know_of_it(world: World) -> None:
+    acme = await make_organization(world.owner)
+    await world.install(busy_manifest(), acme)
+    handlers = Handlers()
+    gate = asyncio.Event()
+
+    async def long(invocation: Invocation) -> Result:
+        if invocation.payload["n"] == 0:
+            await gate.wait()
+        return Result(True)
+
+    handlers.on("work", long)
+    kernel = await world.start(handlers, lease=0.6, poll=0.2)
+    hour = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=1)
+    lost = work(acme, payload={"n": 1}, run_at=hour, status="waiting")
+    await kernel.jobs.enqueue(lost)
+    await kernel.jobs.enqueue(work(acme, payload={"n": 0}))
+    await handlers.seen.reach(1)
+    await world.execute(
+        "UPDATE metacore_jobs SET status = 'running', leased_by = :name, leased_until = now() + interval '1 second'"
+        " WHERE id = :id",
+        name=kernel.jobs.name,
+        id=lost.id,
+    )
+    # It renews the long one all the time, and takes the other one when its lease has run out.
+    await handlers.seen.reach(2)
+    assert [each.payload["n"] for each in handlers.seen.items] == [0, 1]
+    gate.set()
+    await settled(world, 2)
 
 
 async def test_a_worker_whose_lease_ran_out_does_not_end_the_job_of_the_next(world: World) -> None:

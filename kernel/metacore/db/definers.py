@@ -40,7 +40,10 @@ DEFINERS = (
         "text, integer, integer, double precision",
         "A worker takes the jobs of every organization in turn; it finishes each within its organization.",
     ),
-    Definer("metacore_renew_jobs", "text, double precision", "A worker keeps whatever it took, of all organizations."),
+    Definer("metacore_renew_jobs", "text, double precision", "Kernels before revision 0006 renew by their name alone."),
+    Definer(
+        "metacore_renew_jobs", "text, uuid[], double precision", "A worker keeps what it runs, of all organizations."
+    ),
     Definer("metacore_next_job", "", "A worker sleeps until the first job of any organization is due."),
     Definer(
         "metacore_wake_subscriptions",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import uuid
 from collections import Counter
+from collections.abc import Collection
 from typing import Any, cast
 
 from sqlalchemy import Table, func, select, update
@@ -62,9 +64,9 @@ class SqliteJobs:
                 )
         return [ClaimedJob(**{name: row[name] for name in FIELDS}) for row in taken]
 
-    async def renew(self, worker: str, lease: float) -> set[Any]:
+    async def renew(self, worker: str, jobs: Collection[uuid.UUID], lease: float) -> set[uuid.UUID]:
         until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=lease)
-        mine = (JOBS.c.status == RUNNING, JOBS.c.leased_by == worker)
+        mine = (JOBS.c.status == RUNNING, JOBS.c.leased_by == worker, JOBS.c.id.in_(jobs))
         async with self._db.transaction(None) as connection:
             await connection.execute(update(JOBS).where(*mine).values(leased_until=until))
             return {row.id for row in await connection.execute(select(JOBS.c.id).where(*mine))}

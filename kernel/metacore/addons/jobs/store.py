@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+import uuid
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, cast
 
 import orjson
@@ -23,8 +24,8 @@ class Store(Protocol):
         """Take up to `batch` jobs that are due for `lease` seconds. No addon gets more than `share` of this worker."""
         ...
 
-    async def renew(self, worker: str, lease: float) -> set[Any]:
-        """Keep what this worker holds for `lease` seconds more; the ids of what it still holds."""
+    async def renew(self, worker: str, jobs: Collection[uuid.UUID], lease: float) -> set[uuid.UUID]:
+        """Keep `jobs`, which this worker runs, for `lease` seconds more; those of them that it still holds."""
         ...
 
     async def next_due(self) -> float | None:
@@ -47,8 +48,8 @@ class PostgresJobs:
             for row in rows
         ]
 
-    async def renew(self, worker: str, lease: float) -> set[Any]:
-        rows = await self._db.postgres.fetch("SELECT id FROM metacore_renew_jobs($1, $2)", worker, lease)
+    async def renew(self, worker: str, jobs: Collection[uuid.UUID], lease: float) -> set[uuid.UUID]:
+        rows = await self._db.postgres.fetch("SELECT id FROM metacore_renew_jobs($1, $2, $3)", worker, jobs, lease)
         return {row["id"] for row in rows}
 
     async def next_due(self) -> float | None:

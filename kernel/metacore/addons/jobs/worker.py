@@ -103,6 +103,9 @@ class JobWorker:
         if not tasks:
             return
         self._stopping = True
+        self._wake.set()
+        # Not cancelled at once: what the database has given out would wait for its lease, with nobody to run it.
+        await asyncio.wait(tasks[:1], timeout=STOP_SECONDS)
         tasks[0].cancel()
         await asyncio.gather(tasks[0], return_exceptions=True)
         if self._running:
@@ -114,7 +117,7 @@ class JobWorker:
         await asyncio.gather(tasks[1], return_exceptions=True)
 
     async def _take_and_run(self) -> None:
-        while True:
+        while not self._stopping:
             self._wake.clear()
             try:
                 sleep = await self._take()
@@ -206,7 +209,7 @@ class JobWorker:
             before = dict(self._running)
             try:
                 async with asyncio.timeout(self._lease / 3):
-                    held = await self._store.renew(self._name, self._lease)
+                    held = await self._store.renew(self._name, [job.id for job in before.values()], self._lease)
                 renewed = time.monotonic()
             except LOST as error:
                 log.warning("jobs.lease_not_renewed", error=type(error).__name__)
