@@ -11,7 +11,7 @@ from tests.factories import make_organization, principal
 from tests.tickets import TRUSTED, make_bundle, signed, tickets_manifest
 
 from metacore.db.database import Database
-from metacore.errors import Conflict, Refused
+from metacore.errors import Conflict, Problem, Refused
 from metacore.identity import Principal
 from metacore.installer import requests
 from metacore.installer.execute import Installer
@@ -24,6 +24,19 @@ WIDE = {"kind": "event:emit", "target": "tickets.*", "reason": "tells others"}
 MORE = {"kind": "event:subscribe", "target": "orders.*", "reason": "hears"}
 
 
+NOTES = {"0001_notes.sql": "CREATE TABLE notes (organization_id uuid NOT NULL, body text, old text);"}
+LOSSES = {
+    "0002_column.sql": ("ALTER TABLE notes DROP COLUMN old;", "drops column notes.old and its values"),
+    "0002_rows.sql": ("CREATE TABLE b (organization_id uuid);\nDELETE FROM notes;", "deletes rows of notes"),
+    "0002_table.sql": ("DROP TABLE notes;", "drops table notes and its rows"),
+    "0002_empty.sql": ("TRUNCATE notes;", "empties table notes"),
+    "0002_hidden.sql": (
+        "WITH gone AS (DELETE FROM notes RETURNING body) SELECT body FROM gone;",
+        "deletes rows of notes",
+    ),
+}
+
+
 class World:
     """An addon that its host installed for Acme, enforced and with less than it declares; Globex comes along."""
 
@@ -32,15 +45,24 @@ class World:
         self.acme, self.globex = principal(acme), principal(globex)
         self.installer = Installer(owner)
 
-    async def host_installs(self, grants: list[Capability], **manifest: Any) -> None:
-        content, signature = signed(make_bundle(tickets_manifest(**manifest)))
+    async def host_installs(
+        self, grants: list[Capability], *, migrations: dict[str, str] | None = None, **manifest: Any
+    ) -> None:
+        content, signature = signed(make_bundle(tickets_manifest(**manifest), migrations))
         organizations = [self.acme.organization_id]
         await self.installer.install(
             content, signature, trusted=TRUSTED, organizations=organizations, mode="enforce", grants=grants
         )
 
-    async def asks(self, caller: Principal, *, administrators: tuple[str, ...] = (), **manifest: Any) -> RequestOutcome:
-        content, signature = signed(make_bundle(tickets_manifest(**manifest)))
+    async def asks(
+        self,
+        caller: Principal,
+        *,
+        administrators: tuple[str, ...] = (),
+        migrations: dict[str, str] | None = None,
+        **manifest: Any,
+    ) -> RequestOutcome:
+        content, signature = signed(make_bundle(tickets_manifest(**manifest), migrations))
         made = await requests.submit(self.kernel, caller, "install", "tickets", bundle=content, signature=signature)
         worker = RequestWorker(self.owner, self.installer, lambda: TRUSTED, None, administrators=administrators)
         assert await worker.run_pending() == 1
@@ -105,7 +127,7 @@ async def test_an_upgrade_within_the_grants_keeps_the_mode_and_what_it_still_dec
 async def test_the_word_of_an_organization_that_administers_counts_for_everybody(world: World) -> None:
     await world.host_installs([NARROW])
     globex = str(world.globex.organization_id)
-    wish = {"version": "1.1.0", "capabilities": [WIDE, MORE]}
+    wish: dict[str, Any] = {"version": "1.1.0", "capabilities": [WIDE, MORE]}
     assert (await world.asks(world.acme, administrators=(globex,), **wish)).status == "failed"
     assert (await world.asks(world.globex, administrators=(globex,), **wish)).status == "done"
     assert await world.stands() == ("1.1.0", "enforce", ["event:emit tickets.*", "event:subscribe orders.*"])
@@ -148,3 +170,63 @@ async def test_a_request_gives_way_to_the_owner_who_decides_meanwhile(world: Wor
         )
     assert caught.value.code == "superseded"
     assert await world.stands() == ("1.0.0", "enforce", [])
+
+
+@pytest.mark.parametrize("isolation", ["shared", "schema"])
+@pytest.mark.parametrize("name", LOSSES)
+async def test_no_tenant_takes_away_what_others_have_stored(world: World, name: str, isolation: str) -> None:
+    tenancy = {"isolation": isolation}
+    await world.host_installs([], migrations=NOTES, capabilities=[], tenancy=tenancy)
+    assert (await world.asks(world.globex, migrations=NOTES, capabilities=[], tenancy=tenancy)).status == "done"
+    sql, loss = LOSSES[name]
+    wish: dict[str, Any] = {
+        "version": "1.1.0",
+        "migrations": {**NOTES, name: sql},
+        "capabilities": [],
+        "tenancy": tenancy,
+    }
+    outcome = await world.asks(world.globex, **wish)
+    assert isinstance(outcome.error, Refused)
+    assert outcome.error.code == "data_at_risk"
+    place = f"migrations/{name}:{sql.count(chr(10)) + 1} {loss}"
+    assert f"(data_loss): {place}; 1 more organization has the addon" in outcome.error.message
+    assert outcome.error.problems == (Problem(place.partition(" ")[0], "data_loss", place),)
+    assert set((await world.versions()).values()) == {"1.0.0"}
+    # Who administers them all accepts the loss by bringing the bundle.
+    assert (await world.asks(world.globex, administrators=("*",), **wish)).status == "done"
+    assert set((await world.versions()).values()) == {"1.1.0"}
+
+
+async def test_whoever_has_an_addon_alone_may_lose_data(world: World) -> None:
+    await world.host_installs([], migrations=NOTES, capabilities=[])
+    less = {**NOTES, "0002_less.sql": "ALTER TABLE notes DROP COLUMN old;"}
+    assert (await world.asks(world.acme, version="1.1.0", migrations=less, capabilities=[])).status == "done"
+    assert await world.versions() == {world.acme.organization_id: "1.1.0"}
+
+
+async def test_a_first_installation_loses_nobodys_data(world: World) -> None:
+    both = {**NOTES, "0002_less.sql": "ALTER TABLE notes DROP COLUMN old;"}
+    for caller in (world.acme, world.globex):
+        asked = await world.asks(caller, migrations=both, capabilities=[], tenancy={"isolation": "schema"})
+        assert asked.status == "done"
+    assert len(await world.versions()) == 2
+
+
+async def test_an_organization_that_joins_meanwhile_is_spared_too(world: World) -> None:
+    """Acme is alone when the plan is made; Globex joins before the claim."""
+    await world.host_installs([], migrations=NOTES, capabilities=[])
+    less = {**NOTES, "0002_less.sql": "ALTER TABLE notes DROP COLUMN old;"}
+    content, signature = signed(make_bundle(tickets_manifest(version="1.1.0", capabilities=[]), less))
+
+    class Meanwhile(Installer):
+        async def _claim(self, *args: Any, **options: Any) -> int:
+            joined = await world.asks(world.globex, migrations=NOTES, capabilities=[])
+            assert joined.status == "done"
+            return await super()._claim(*args, **options)
+
+    with pytest.raises(Refused) as caught:
+        await Meanwhile(world.owner).install(
+            content, signature, trusted=TRUSTED, organizations=[world.acme.organization_id], asker=Asker.TENANT
+        )
+    assert caught.value.code == "data_at_risk"
+    assert set((await world.versions()).values()) == {"1.0.0"}

@@ -108,6 +108,18 @@ def test_lost_data_is_reported_with_its_place() -> None:
     )
 
 
+def test_rows_that_go_by_the_way_are_reported_too() -> None:
+    sql = (
+        "CREATE TABLE t (id int);\n"
+        "WITH gone AS (DELETE FROM t RETURNING id) SELECT id FROM gone;\n"
+        "MERGE INTO t USING (SELECT 1 AS id) AS n ON n.id = t.id WHEN MATCHED THEN DELETE;\n"
+        "MERGE INTO t USING (SELECT 1 AS id) AS n ON n.id = t.id WHEN MATCHED THEN UPDATE SET id = 2;\n"
+        "CREATE FUNCTION purge() RETURNS void LANGUAGE sql BEGIN ATOMIC DELETE FROM t; END;"
+    )
+    (migration,) = judge([File(sql)], names())
+    assert migration.risks == tuple(f"migrations/0001_first.sql:{line} deletes rows of t" for line in (2, 3, 5))
+
+
 def test_too_deep_nesting_is_refused_not_a_crash() -> None:
     with pytest.raises(MigrationRefused):
         judge([File("SELECT " + "1+" * 20_000 + "1")], names())

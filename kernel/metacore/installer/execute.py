@@ -19,7 +19,7 @@ from metacore.bundle.read import Bundle, read_bundle
 from metacore.bundle.signature import Signature, TrustedKeys, verify
 from metacore.db.database import Database
 from metacore.db.roles import KERNEL_ROLE
-from metacore.errors import Conflict, InvalidInput
+from metacore.errors import InvalidInput
 from metacore.installer import (
     farewell,
     guest_roles,
@@ -39,9 +39,6 @@ from metacore.installer.observe import driver_of
 from metacore.installer.pending import pending_migrations
 from metacore.installer.plan import Plan, build_plan, targets_of
 from metacore.installer.register import Wish
-from metacore.installer.report import CONFIGURED as CONFIGURED
-from metacore.installer.report import JOINED as JOINED
-from metacore.installer.report import RECORDED as RECORDED
 from metacore.installer.report import InstallReport as InstallReport
 from metacore.installer.report import named
 from metacore.installer.runner import Runner
@@ -201,6 +198,7 @@ class Installer:
         differs = register.differs(wish, state)
         registering = bool(changes) or differs or force
         plan = await asyncio.to_thread(build_plan, bundle, pending, state, wanted, registering=registering)
+        standing.spare_others(plan, state, wanted, asker)
         if not plan.changed:
             return InstallReport(plan.addon_key, plan.version, plan.digest, wish.signer, revision, changed=False)
         did = named(plan, changes, differs=differs)
@@ -265,8 +263,6 @@ class Installer:
         """Stop serving the addon anywhere because of `reason`; '' lifts it. Data stays. Returns the revision."""
         return await lifecycle.fence(self._owner, key, reason)
 
-    # ------------------------------------------------------------------------------------------------------------
-
     async def _carry_out(
         self,
         plan: Plan,
@@ -282,7 +278,9 @@ class Installer:
         progress("claim")
         self._point("before claim")
         attempt = await runner.patiently(
-            lambda: self._claim(wish, organizations, state.addon_role, asker=asker, allow_downgrade=allow_downgrade),
+            lambda: self._claim(
+                plan, wish, organizations, state.addon_role, asker=asker, allow_downgrade=allow_downgrade
+            ),
             step="claim",
         )
         self._point("after claim")
@@ -338,17 +336,24 @@ class Installer:
         )
 
     async def _claim(
-        self, wish: Wish, organizations: Sequence[uuid.UUID], role: str, *, asker: Asker, allow_downgrade: bool
+        self,
+        plan: Plan,
+        wish: Wish,
+        organizations: Sequence[uuid.UUID],
+        role: str,
+        *,
+        asker: Asker,
+        allow_downgrade: bool,
     ) -> int:
         """Alone with the addon, look once more at who holds what, and begin."""
-        key = wish.bundle.manifest.key
+        key = plan.addon_key
         try:
             async with runner.locked(self._owner, key) as connection:
                 state = await self._load(connection, wish.bundle, organizations)
                 preflight.check_bundle(
                     wish.bundle, state, organizations, owner_uid=wish.owner_uid, allow_downgrade=allow_downgrade
                 )
-                standing.check_still(wish, state.addon, asker)
+                standing.check_still(wish, plan, state, organizations, asker)
                 attempt = await register.claim(connection, wish)
                 if state.dialect == "postgresql":
                     await migration_role.copy_marks(connection, key)
@@ -392,8 +397,3 @@ class Installer:
             lacking = await guest_roles.pending(await driver_of(connection), need, self._kernel_role)
             state = replace(state, guests=lacking)
         return state
-
-
-def superseded(error: BaseException) -> bool:
-    """Whether an installation gave way to a newer one of the same addon."""
-    return isinstance(error, Conflict) and error.code == "superseded"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pglast import ast
-from pglast.enums import AlterTableType, ConstrType, DropBehavior, ObjectType
+from pglast.enums import AlterTableType, CmdType, ConstrType, DropBehavior, ObjectType
 
 from metacore.installer import sql_rules as rules
 from metacore.installer.sql_functions import Functions
@@ -156,9 +156,11 @@ class Statements(Functions):
             name = self.own_relation(relation, tables_only=True)
             self.risks.append(f"empties table {name}")
 
-    def data(self, node: Tree) -> None:
-        self.query(node)
-        if is_a(node, ast.DeleteStmt):
+    def _body(self, node: Tree) -> None:
+        """Rows go wherever a query says so: in a CTE, in a MERGE and in the body of a function, too."""
+        super()._body(node)
+        merged = any(clause.commandType == CmdType.CMD_DELETE for clause in _merge_clauses(node))
+        if merged or is_a(node, ast.DeleteStmt):
             self.risks.append(f"deletes rows of {node.relation.relname}")
 
     # -- other objects -------------------------------------------------------------------------------------------
@@ -271,6 +273,10 @@ class Statements(Functions):
             raise NotAllowed(f"{'.'.join(names)!r} is qualified; only unqualified names are allowed")
 
 
+def _merge_clauses(node: Tree) -> tuple[Tree, ...]:
+    return tuple(node.mergeWhenClauses or ()) if is_a(node, ast.MergeStmt) else ()
+
+
 def _is_true(value: Tree) -> bool:
     if value is None:
         return True
@@ -298,11 +304,11 @@ def _identity_options(options: Tree) -> None:
 
 
 STATEMENTS: dict[type, Callable[[Statements, Tree], None]] = {
-    ast.SelectStmt: Statements.data,
-    ast.InsertStmt: Statements.data,
-    ast.UpdateStmt: Statements.data,
-    ast.DeleteStmt: Statements.data,
-    ast.MergeStmt: Statements.data,
+    ast.SelectStmt: Statements.query,
+    ast.InsertStmt: Statements.query,
+    ast.UpdateStmt: Statements.query,
+    ast.DeleteStmt: Statements.query,
+    ast.MergeStmt: Statements.query,
     ast.TruncateStmt: Statements.truncate,
     ast.CreateStmt: Statements.create_table,
     ast.CreateTableAsStmt: Statements.table_as,

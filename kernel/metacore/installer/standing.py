@@ -1,16 +1,19 @@
 """What stands when an addon that is installed is installed again: its mode and its grants hold for every organization,
-so they are not for one tenant to set anew.
+so they are not for one tenant to set anew. Nor may one tenant's bundle take away what others have stored.
 """
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 
 from metacore.capabilities.grants import missing
 from metacore.errors import Conflict, Problem, Refused
 from metacore.installer.register import Wish
-from metacore.installer.state import AddonRow
+from metacore.installer.state import AddonRow, State
+from metacore.installer.steps import Plan, RiskKind
 
 MOST_NAMED = 5
 
@@ -53,12 +56,44 @@ def settle(wish: Wish, addon: AddonRow | None, asker: Asker) -> Wish:
     return replace(wish, mode=addon.mode, grants=asked)
 
 
-def check_still(wish: Wish, addon: AddonRow | None, asker: Asker) -> None:
-    """Whether `wish`, which `settle` gave, still stands now that the addon's lock is held.
+def check_still(wish: Wish, plan: Plan, state: State, organizations: Sequence[uuid.UUID], asker: Asker) -> None:
+    """Whether `wish`, which `settle` gave, and its `plan` still stand now that the addon's lock is held.
 
     Raises:
         Conflict: with the code `superseded`, when its owner decided otherwise meanwhile.
+        Refused: as `spare_others`, when another organization joined meanwhile.
     """
-    now = settle(wish, addon, asker)
+    now = settle(wish, state.addon, asker)
     if (now.mode, now.grants, now.fenced_reason) != (wish.mode, wish.grants, wish.fenced_reason):
         raise Conflict(f"addon {wish.bundle.manifest.key!r} was changed just now: try again", code="superseded")
+    spare_others(plan, state, organizations, asker)
+
+
+def superseded(error: BaseException) -> bool:
+    """Whether an installation gave way to a newer one of the same addon."""
+    return isinstance(error, Conflict) and error.code == "superseded"
+
+
+def spare_others(plan: Plan, state: State, organizations: Sequence[uuid.UUID], asker: Asker) -> None:
+    """Whether a tenant's bundle leaves alone what other organizations have in the addon: a shared schema holds
+    everybody's rows, and an upgrade migrates the schemas of all who have it. An owner accepts such a loss by a waiver,
+    who administers the installation by bringing the bundle.
+
+    Raises:
+        Refused: with the code `data_at_risk`; `problems` name each migration, the statement and what it takes away.
+    """
+    others = state.installed.keys() - set(organizations)
+    if asker is not Asker.TENANT or not others:
+        return
+    risks = [risk for risk in plan.data_at_risk if state.schema(risk.subject).organization_id not in organizations]
+    if not risks:
+        return
+    places = tuple(dict.fromkeys(risk.message for risk in risks))
+    more = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
+    has = f"{len(others)} more organization{'s have' if len(others) > 1 else ' has'} the addon"
+    raise Refused(
+        f"version {plan.version} of addon {plan.addon_key!r} takes away what is stored ({RiskKind.DATA_LOSS.value}):"
+        f" {'; '.join(places[:MOST_NAMED])}{more}; {has}, so who administers this installation has to install it",
+        code="data_at_risk",
+        problems=[Problem(place.partition(" ")[0], RiskKind.DATA_LOSS.value, place) for place in places],
+    )

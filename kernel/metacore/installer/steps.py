@@ -168,6 +168,12 @@ class Plan:
         return bool(self.steps)
 
     @property
+    def data_at_risk(self) -> tuple[Risk, ...]:
+        """What is taken away from rows that are there; a schema that the plan makes itself holds none."""
+        fresh = {step.schema for step in self.steps if step.kind is StepKind.SCHEMA}
+        return tuple(risk for risk in self.risks if risk.kind is RiskKind.DATA_LOSS and risk.subject not in fresh)
+
+    @property
     def migrates(self) -> bool:
         """Whether SQL of the addon itself runs, after which the rest is planned anew."""
         return any(step.kind is StepKind.MIGRATION for step in self.steps)

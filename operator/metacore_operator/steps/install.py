@@ -14,7 +14,8 @@ from metacore.errors import (
     SignatureRefused,
     Unavailable,
 )
-from metacore.installer.execute import CONFIGURED, JOINED, RECORDED, superseded
+from metacore.installer.report import CONFIGURED, JOINED, RECORDED
+from metacore.installer.standing import superseded
 from metacore_operator.outcomes import ConditionType, Done, Outcome, Reason, Stalled, Waiting
 from metacore_operator.steps import secrets
 from metacore_operator.steps.context import Context

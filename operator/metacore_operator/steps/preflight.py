@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from metacore.errors import Conflict, ModelConflict, Refused, Unavailable
-from metacore.installer.plan import Plan, Risk
-from metacore.installer.steps import Impact, Rehearsal, RiskKind, StepKind
+from metacore.installer.plan import Plan
+from metacore.installer.steps import Impact, Rehearsal, RiskKind
 from metacore_operator.outcomes import Done, Outcome, Reason, Stalled, Waiting
 from metacore_operator.steps import requires, settings
 from metacore_operator.steps.context import Context
@@ -46,7 +46,7 @@ async def run(context: Context) -> Outcome:
         return Waiting(Reason.STEP_FAILED, error.message)
     if rehearsal.failure:
         return Stalled(Reason.REHEARSAL_FAILED, f"version {version}, tried on a copy: {rehearsal.failure}")
-    risks = [risk for risk in (*data_at_risk(plan), *rehearsal.risks) if not waived(risk.kind.value, version, waivers)]
+    risks = [risk for risk in (*plan.data_at_risk, *rehearsal.risks) if not waived(risk.kind.value, version, waivers)]
     if risks:
         reason = Reason.DATA_AT_RISK if risks[0].kind is RiskKind.DATA_LOSS else Reason.MIGRATION_RISKY
         codes = ", ".join(f"{code}@{version}" for code in dict.fromkeys(risk.kind.value for risk in risks))
@@ -90,12 +90,6 @@ def _told(impact: Impact) -> str:
 def _shown(messages: Sequence[str]) -> str:
     more = f" and {len(messages) - SHOWN_RISKS} more" if len(messages) > SHOWN_RISKS else ""
     return "; ".join(messages[:SHOWN_RISKS]) + more
-
-
-def data_at_risk(plan: Plan) -> tuple[Risk, ...]:
-    """What the plan takes away from rows that are there; a schema that it makes itself holds none."""
-    fresh = {step.schema for step in plan.steps if step.kind is StepKind.SCHEMA}
-    return tuple(risk for risk in plan.risks if risk.kind is RiskKind.DATA_LOSS and risk.subject not in fresh)
 
 
 def waived(code: str, version: str, waivers: Collection[str]) -> bool:
