@@ -19,6 +19,7 @@ from metacore.bundle.signature import TrustedKeys
 from metacore.bundle.write import write_bundle
 from metacore.errors import Conflict, InstallFailed, Misconfigured, NotFound
 from metacore.installer.execute import Installer
+from metacore.installer.standing import Asker
 from metacore.logs import get_logger
 from metacore.manifest.model import Manifest
 from metacore.manifest.read import parse_manifest
@@ -80,11 +81,20 @@ class Lifecycles:
             self._booted.add(key)
 
     async def install(self, key: str, organization_id: UUID) -> str:
-        """Install and enable `key` for an organization. Returns the installation's secret, '' when it has one."""
+        """Install and enable `key` for an organization. Returns the installation's secret, '' when it has one.
+
+        Once the addon is installed anywhere its mode stays, and the same manifest keeps its grants and its fence; a
+        changed one is granted what it declares, since code linked in is as trusted as the host.
+        """
         addon = self._addon(key)
         content = write_bundle({"manifest.json": orjson.dumps(dict(addon.manifest()))})
         report = await self._installer.install(
-            content, None, trusted=LINKED_IN, organizations=[organization_id], source="compiled"
+            content,
+            None,
+            trusted=LINKED_IN,
+            organizations=[organization_id],
+            source="compiled",
+            asker=Asker.ADMINISTRATOR,
         )
         await self._call(key, "on_install", addon.on_install, organization_id)
         await self._call(key, "on_enable", addon.on_enable, organization_id)

@@ -20,7 +20,8 @@ MOST_NAMED = 5
 
 class Asker(StrEnum):
     """Who wants an installation. An owner (an Addon, a host) says what the mode and the grants are; a tenant and an
-    administering organization only bring a bundle, and an administering one may thereby approve what it asks for."""
+    administering organization only bring a bundle, and an administering one may thereby approve what it asks for; so
+    does a host that installs what is linked into it for one organization more."""
 
     OWNER = "owner"
     ADMINISTRATOR = "administrator"
