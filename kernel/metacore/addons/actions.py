@@ -18,9 +18,10 @@ from metacore.addons.model_access import RowGate, require_rows
 from metacore.addons.runner import AddonRunner
 from metacore.capabilities.access import CapabilityKind
 from metacore.db.database import Database
+from metacore.db.faults import fault_of
 from metacore.dynamic.fair_slots import FairSlots
 from metacore.dynamic.service import DynamicService
-from metacore.errors import Conflict, Fenced, NotFound, NotWired, PermissionDenied, Refused
+from metacore.errors import Conflict, Fenced, MetacoreError, NotFound, NotWired, PermissionDenied, Refused, Unavailable
 from metacore.identity import Principal
 from metacore.metadata.derive import derive_action
 from metacore.registry import LiveModel, Registry
@@ -178,7 +179,7 @@ class ActionService:
         """The result, and whether what the code wrote was taken back."""
         if self._database.dialect != "postgresql":
             raise NotWired("run_in_tx needs PostgreSQL; this kernel runs on SQLite", code="needs_postgresql")
-        result = Result(success=False)
+        result, ended = Result(success=False), False
         async with self._slots.of(call.found.addon.key):
             try:
                 async with self._database.transaction(call.principal.organization_id) as connection:
@@ -192,11 +193,14 @@ class ActionService:
                     if not result.success:
                         raise _RolledBack
                     await held.tell()
+                    ended = True
             except _RolledBack:
                 return result, True
-            except DBAPIError as error:
-                # A rule that is only checked at the end, or another transaction that came first.
-                raise Conflict("the changes could not be committed; try again", code="contention") from error
+            except (DBAPIError, OSError) as error:
+                told = _uncommitted(error, ended)
+                if told is None:
+                    raise
+                raise told from error
         self._on_commit()
         return result, False
 
@@ -207,6 +211,18 @@ class ActionService:
             raise
         except PermissionDenied as error:
             return Result(success=False, code=FORBIDDEN, message=error.message)
+
+
+def _uncommitted(error: DBAPIError | OSError, ended: bool) -> MetacoreError | None:
+    """What to tell of a transaction that failed, after its code had `ended` or before; None for what is a bug."""
+    fault = fault_of(error)
+    if fault is not None and ended:
+        message = "the connection to the database broke; read the row to see whether the changes were made"
+        return Unavailable(message, code="outcome_unknown")
+    if fault is None and isinstance(error, DBAPIError):
+        # A rule that is only checked at the end, or another transaction that came first.
+        return Conflict("the changes could not be committed; try again", code="contention")
+    return fault
 
 
 def _check_state(model: LiveModel, found: FoundAction, row: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from metacore import logs
 from metacore.api.errors import INTERNAL_ERROR, failure, status_of
+from metacore.db.faults import fault_of
 from metacore.errors import MetacoreError, PayloadTooLarge
 from metacore.metrics import Metrics
 
@@ -116,6 +117,10 @@ class RequestMiddleware:
             await exchange.answer(error)
         elif isinstance(error, ClientDisconnect):
             log.debug("request.abandoned", method=scope["method"], route=route_template(scope))
+        elif (fault := fault_of(error)) is not None and not exchange.status:
+            # Routes that ask seldom let it through: while the database is away, it is every one of them.
+            log.warning("request.database_lost", method=scope["method"], route=route_template(scope), error=fault.code)
+            await exchange.answer(fault)
         else:
             log.error("request.failed", method=scope["method"], route=route_template(scope), exc_info=error)
             if exchange.status:

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from metacore.db import faults
 from metacore.db.database import Database
 from metacore.dynamic import statements, violations
 from metacore.dynamic.export_formats import plain_text
@@ -120,13 +121,14 @@ def reading() -> Iterator[None]:
         cause = error.driver_exception
         if isinstance(cause, violations.STALE_SHAPE):
             raise Unavailable("the model is being changed; try again", code="model_changing") from error
-        if isinstance(cause, (*violations.NOT_NOW, sqlite3.OperationalError)):
-            raise Unavailable("the database did not answer in time", code="database_busy") from error
-        if isinstance(cause, violations.LOST):
-            raise violations.unreachable() from error
-        raise
+        if isinstance(cause, sqlite3.OperationalError):
+            raise faults.busy() from error
+        fault = faults.fault_of(error)
+        if fault is None:
+            raise
+        raise fault from error
     except (OSError, sa.exc.TimeoutError) as error:
-        raise violations.unreachable() from error
+        raise faults.fault_of(error) or faults.unreachable() from error
 
 
 async def fetch(

@@ -11,6 +11,7 @@ import asyncpg
 import orjson
 
 from metacore.db.database import Database
+from metacore.db.faults import LOST, unreachable
 from metacore.dynamic import cursor as cursors
 from metacore.dynamic import postgres_statements as build
 from metacore.dynamic import statements as common
@@ -20,7 +21,7 @@ from metacore.dynamic.postgres_statements import Statement
 from metacore.dynamic.query import Count, ListQuery
 from metacore.dynamic.rows import Current, SequencePlace, counted_as, exact, list_envelope
 from metacore.dynamic.shape import ModelShape
-from metacore.dynamic.violations import LOST, explained, unreachable
+from metacore.dynamic.violations import explained
 from metacore.errors import Unavailable
 from metacore.events.canonical import Verb
 from metacore.identity import Principal

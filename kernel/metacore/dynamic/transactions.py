@@ -13,13 +13,13 @@ import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.db.database import Database
+from metacore.db.faults import LOST, unreachable
 from metacore.db.finishing import finished
 from metacore.dynamic.connections import Connection
 from metacore.dynamic.open_transactions import transactions_of
 from metacore.dynamic.postgres import PostgresRows
 from metacore.dynamic.rows import Current
 from metacore.dynamic.shape import ModelShape
-from metacore.dynamic.violations import LOST, unreachable
 from metacore.errors import Conflict, Unavailable
 from metacore.events.canonical import Verb
 from metacore.events.log import NewEvent, append

@@ -6,21 +6,11 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from metacore.db.faults import LOST, NOT_NOW, busy
 from metacore.dynamic.shape import ModelShape
 from metacore.errors import Conflict, InvalidInput, MetacoreError, Problem, Refused, Unavailable
 
-LOST = (
-    OSError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-)
-"""The connection is gone, and whether the statement took effect is unknown. `TimeoutError` is an OSError, too."""
-
 STALE_SHAPE = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidSchemaNameError)
-NOT_NOW = (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, asyncpg.InsufficientResourcesError)
 
 # Under row-level security PostgreSQL withholds the columns of a violated constraint, so they come from the catalog.
 CONSTRAINED_COLUMNS = """
@@ -76,12 +66,8 @@ async def explained(
         case _ if isinstance(error, STALE_SHAPE):
             return Unavailable("the model is being changed; try again", code="model_changing")
         case _ if isinstance(error, NOT_NOW):
-            return Unavailable("the database did not answer in time", code="database_busy")
+            return busy()
     return None
-
-
-def unreachable() -> Unavailable:
-    return Unavailable("the database cannot be reached right now", code="database_unreachable")
 
 
 def _refused(code: str, columns: Sequence[str], problem: str, message: str) -> Refused:

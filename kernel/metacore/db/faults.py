@@ -1,0 +1,53 @@
+"""Failures that are the database's: it is away, or did not answer in time. Neither the caller's fault nor a bug."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+from typing import Final
+
+import asyncpg
+import sqlalchemy as sa
+
+from metacore.errors import Unavailable
+
+LOST: Final = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+)
+"""What a statement raises when its connection is gone, and whether it took effect is unknown. `TimeoutError` is an
+OSError, too."""
+
+NOT_NOW: Final = (asyncpg.QueryCanceledError, asyncpg.LockNotAvailableError, asyncpg.InsufficientResourcesError)
+
+UNCONNECTED: Final = (ConnectionError, TimeoutError, socket.gaierror, *LOST[1:])
+"""What says so of an exception of anywhere: most OSErrors are of files."""
+
+_LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+
+def unreachable() -> Unavailable:
+    return Unavailable("the database cannot be reached right now", code="database_unreachable")
+
+
+def busy() -> Unavailable:
+    return Unavailable("the database did not answer in time", code="database_busy")
+
+
+def fault_of(error: BaseException) -> Unavailable | None:
+    """What to tell the caller of `error`, by a driver or by SQLAlchemy; None when the database is not to blame."""
+    if isinstance(error, sa.exc.TimeoutError):
+        return busy()  # No connection of the pool became free.
+    wrapped = isinstance(error, sa.exc.DBAPIError)
+    cause = error.driver_exception if isinstance(error, sa.exc.DBAPIError) else error
+    if isinstance(cause, NOT_NOW):
+        return busy()
+    if isinstance(cause, sqlite3.OperationalError) and cause.sqlite_errorcode in _LOCKED:
+        return busy()
+    if isinstance(cause, LOST if wrapped else UNCONNECTED):
+        return unreachable()
+    return None
