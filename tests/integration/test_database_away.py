@@ -60,7 +60,7 @@ async def test_every_route_says_that_the_database_is_away(plane: Plane, proxy: D
     proxy.cut()
     away = set()
     for method, path in requests_of(openapi, order):
-        body = {"json": {"title": "two"}} if method in ("POST", "PUT", "PATCH") else {}
+        body: dict[str, Any] = {"json": {"title": "two"}} if method in ("POST", "PUT", "PATCH") else {}
         reply = await plane.client.request(method, path, headers=plane.ada, timeout=60, **body)
         assert reply.status_code < 500 or reply.status_code == 503, (method, path, reply.text)
         if reply.status_code == 503 and path != "/readyz":
