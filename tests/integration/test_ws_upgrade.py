@@ -167,9 +167,10 @@ async def test_without_a_good_token_there_is_no_upgrade(place: Place, query: str
     assert place.hub.joined.items == []
 
 
-async def test_a_check_that_cannot_be_made_is_503(place: Place) -> None:
+@pytest.mark.parametrize("error", [Unavailable("database away"), ConnectionRefusedError("database away")])
+async def test_a_check_that_cannot_be_made_is_503(place: Place, error: Exception) -> None:
     with pytest.raises(InvalidStatus) as refused:
-        await connect(place.url(place.token_for(Unavailable("database away"))), proxy=None)
+        await connect(place.url(place.token_for(error)), proxy=None)
     assert refused.value.response.status_code == 503
 
 

@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from starlette.types import Receive, Scope, Send
 
 from metacore.api.errors import failure
+from metacore.db.faults import fault_of
 from metacore.errors import InvalidInput, MetacoreError, Unauthenticated
 from metacore.identity import Principal
 from metacore.ws.connection import CloseCode, Connection, Sink
@@ -46,8 +47,11 @@ class WebSocketEndpoint:
         try:
             token, channel = _parameters(scope["query_string"])
             principal = await self._authenticate(token)
-        except MetacoreError as error:
-            await _refuse(error, scope, receive, send)
+        except Exception as error:
+            refusal = error if isinstance(error, MetacoreError) else fault_of(error)
+            if refusal is None:
+                raise
+            await _refuse(refusal, scope, receive, send)
             return
         await send({"type": "websocket.accept"})
         verify = partial(self._authenticate, token)

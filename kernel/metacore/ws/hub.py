@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Final
 
 from metacore import logs
+from metacore.db.faults import fault_of
 from metacore.errors import Unauthenticated
 from metacore.identity import Principal
 from metacore.ids import OrganizationId, SessionId, UserId
@@ -226,9 +227,10 @@ class Hub:
         except Unauthenticated:
             if connection in self._all:
                 self._end(connection, CloseCode.UNAUTHENTICATED, "token revoked")
-        except Exception:
+        except Exception as error:
             # Not knowing is no reason to throw everybody out: the token still expires.
-            log.exception("ws.recheck_failed")
+            fault = fault_of(error)
+            log.warning("ws.recheck_failed", error=fault.code if fault else "", exc_info=None if fault else error)
         else:
             connection.principal = principal
 
