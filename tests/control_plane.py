@@ -18,7 +18,7 @@ from metacore import App, AppConfig
 from metacore.bundle.signature import Signature
 from metacore.db.database import Database
 from metacore.installer.execute import Installer
-from metacore.installer.requests import RequestWorker
+from metacore.installer.request_worker import RequestWorker
 from metacore.permissions.database_store import DatabasePermissionStore
 from metacore.secrets import Sealer
 

@@ -20,7 +20,7 @@ from metacore.db.database import Database
 from metacore.db.listen import Listener
 from metacore.errors import NotFound
 from metacore.installer.execute import Installer
-from metacore.installer.requests import RequestWorker
+from metacore.installer.request_worker import RequestWorker
 from metacore.registry import Registry
 from metacore.secrets import Sealer
 from metacore_operator.conditions import Event

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,19 @@ import kopf
 from pydantic import ValidationError
 
 from metacore import logs
-from metacore.db.database import Database
+from metacore.bundle.signature import TrustedKeys
+from metacore.db.database import ENGINE_SECONDS, Database
 from metacore.egress.broker import EgressConfig
 from metacore.errors import Misconfigured
 from metacore.installer.execute import Installer
-from metacore.installer.requests import RequestWorker
+from metacore.installer.request_worker import RequestWorker
 from metacore.secrets import Sealer
 from metacore.settings import Settings
 from metacore_operator.addon import register
 from metacore_operator.api_server import ApiServer
 from metacore_operator.cluster.board import Board
 from metacore_operator.cluster.health import Beats, serving
-from metacore_operator.cluster.runner import ClusterRunner
+from metacore_operator.cluster.runner import WORK_LATE_SECONDS, ClusterRunner
 from metacore_operator.cluster.secrets import ClusterSecrets
 from metacore_operator.cluster.trust import SecretTrust
 from metacore_operator.config import FINALIZER, configure, quieten
@@ -57,6 +58,9 @@ LEASE_LOOP = "lease"
 LEASE_LATE_SECONDS = 60.0
 ROLLOUT_LOOP = "rollout"
 ROLLOUT_LATE_SECONDS = 120.0
+REQUESTS_LOOP = "requests"
+REQUESTS_LATE_SECONDS = ENGINE_SECONDS + 120.0
+"""A statement of the loop waits no longer than that for a database which does not answer, and is tried again."""
 DATABASE_RETRY_SECONDS = 3.0
 EXIT_LEASE_LOST = 3
 
@@ -175,8 +179,8 @@ async def _work(
         operator,
         finalizer=FINALIZER,
         background=(
-            RequestWorker(owner, installer, trust.current, sealer, administrators=settings.mode_organizations),
-            Housekeeping(owner, installer),
+            request_worker(settings, owner, installer, trust.current, sealer, beats),
+            Housekeeping(owner, installer, busy=lambda work: beats.busy(work, WORK_LATE_SECONDS)),
             _rollouts(operator, api, owner, beats, metrics, identity),
         ),
     )
@@ -186,6 +190,27 @@ async def _work(
     async with asyncio.TaskGroup() as group:
         group.create_task(runner.run(stop))
         group.create_task(deliver(registry, operator, api, beats, stop))
+
+
+def request_worker(
+    settings: Settings,
+    owner: Database,
+    installer: Installer,
+    trusted: Callable[[], TrustedKeys],
+    sealer: Sealer | None,
+    beats: Beats,
+) -> RequestWorker:
+    """A worker for tenants' requests that counts as late when it hangs; a long request that gets on does not."""
+    beats.expect(REQUESTS_LOOP, REQUESTS_LATE_SECONDS)
+    return RequestWorker(
+        owner,
+        installer,
+        trusted,
+        sealer,
+        administrators=settings.mode_organizations,
+        on_turn=lambda: beats.beat(REQUESTS_LOOP),
+        busy=lambda work: beats.busy(work, WORK_LATE_SECONDS),
+    )
 
 
 def _rollouts(

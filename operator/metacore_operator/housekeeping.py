@@ -11,6 +11,7 @@ from metacore.capabilities.writer import purge_violations
 from metacore.db.database import Database
 from metacore.installer.execute import Installer
 from metacore.installer.job_rows import purge_jobs
+from metacore.installer.watching import Busy, unwatched
 from metacore.logs import get_logger
 
 log = get_logger(__name__)
@@ -21,7 +22,7 @@ DAY = 86_400.0
 class Housekeeping:
     """Deletes what is over, at the start and then every `interval` seconds: ended login sessions with their refresh
     tokens, violations and failed jobs of more than a month ago, jobs that were done a week ago, and with an `installer`
-    what killed rehearsals left."""
+    what killed rehearsals left. `busy` is entered while one of these goes on."""
 
     def __init__(
         self,
@@ -30,11 +31,13 @@ class Housekeeping:
         *,
         interval: float = DAY,
         now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+        busy: Busy = unwatched,
     ) -> None:
         self._owner = owner
         self._installer = installer
         self._interval = interval
         self._now = now
+        self._busy = busy
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set. A failure is told and tried again at the next turn."""
@@ -53,7 +56,8 @@ class Housekeeping:
 
     async def _purge(self, what: str, purging: Awaitable[int]) -> None:
         try:
-            gone = await purging
+            with self._busy(f"purging {what}"):
+                gone = await purging
         except Exception as error:
             log.warning("housekeeping.failed", what=what, error=type(error).__name__)
         else:

@@ -17,9 +17,9 @@ from metacore.bundle.signature import TrustedKeys
 from metacore.db.database import Database
 from metacore.errors import InstallFailed, InvalidInput, KeyOwned, NotFound, SignatureRefused, Unavailable
 from metacore.identity import Principal
-from metacore.installer import requests
+from metacore.installer import request_worker, requests
 from metacore.installer.execute import Installer
-from metacore.installer.requests import RequestWorker
+from metacore.installer.request_worker import RequestWorker
 from metacore.secrets import Sealer
 
 SEALER = Sealer(b"s" * 32)
@@ -211,7 +211,7 @@ async def test_a_request_that_kills_its_workers_is_given_up(owner_db: Database, 
 
     acme = principal(await make_organization(owner_db))
     request_id = await requests.submit(kernel_db, acme, "enable", "tickets")
-    for _ in range(requests.MAX_TRIES):
+    for _ in range(request_worker.MAX_TRIES):
         with pytest.raises(SystemExit):
             await worker(owner_db, installer=Dying()).run_pending()
         await owner_db.postgres.execute("UPDATE metacore_requests SET claimed_at = now() - interval '5 minutes'")
@@ -231,11 +231,13 @@ async def test_what_is_not_there_just_now_is_tried_again_in_a_while(owner_db: Da
 
     acme = principal(await make_organization(owner_db))
     request_id = await requests.submit(kernel_db, acme, "enable", "tickets")
-    for tries in range(1, requests.MAX_TRIES):
+    for tries in range(1, request_worker.MAX_TRIES):
         assert await worker(owner_db, installer=Busy()).run_pending() == 0
         assert (calls, (await ended(kernel_db, acme, request_id)).finished) == (tries, False)
-        due = await owner_db.postgres.fetchval("SELECT claimed_at + $1 - now() FROM metacore_requests", requests.LEASE)
-        assert datetime.timedelta() < due <= requests.LEASE / 2
+        due = await owner_db.postgres.fetchval(
+            "SELECT claimed_at + $1 - now() FROM metacore_requests", request_worker.LEASE
+        )
+        assert datetime.timedelta() < due <= request_worker.LEASE / 2
         await owner_db.postgres.execute("UPDATE metacore_requests SET claimed_at = now() - interval '5 minutes'")
 
     assert await worker(owner_db, installer=Busy()).run_pending() == 1
@@ -265,7 +267,7 @@ async def test_installations_wait_until_it_is_known_who_may_sign_and_nothing_els
         kernel_db, globex, "install", "tickets", bundle=content, signature=None if unsigned else signature
     )
     disabling = await requests.submit(kernel_db, acme, "disable", "tickets")
-    for _ in range(requests.MAX_TRIES + 1):
+    for _ in range(request_worker.MAX_TRIES + 1):
         await early.run_pending()
     assert (await ended(kernel_db, acme, disabling)).status == "done"
     waiting = await ended(kernel_db, globex, installing)
@@ -311,7 +313,7 @@ async def running(made: RequestWorker) -> AsyncIterator[None]:
 async def test_a_running_worker_is_woken_by_a_request(
     owner_db: Database, kernel_db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "POLL_SECONDS", 3600.0)
+    monkeypatch.setattr(request_worker, "POLL_SECONDS", 3600.0)
     acme = principal(await make_organization(owner_db))
     async with running(worker(owner_db)):
         for kind in ("install", "disable", "enable"):

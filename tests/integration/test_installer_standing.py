@@ -15,7 +15,8 @@ from metacore.errors import Conflict, Problem, Refused
 from metacore.identity import Principal
 from metacore.installer import requests
 from metacore.installer.execute import Installer
-from metacore.installer.requests import RequestOutcome, RequestWorker
+from metacore.installer.request_worker import RequestWorker
+from metacore.installer.requests import RequestOutcome
 from metacore.installer.standing import Asker
 from metacore.manifest.model import Capability
 

@@ -36,7 +36,7 @@ from metacore.db.roles import KERNEL_ROLE, OWNER_ROLE, prepare_database
 from metacore.errors import Misconfigured, Unavailable
 from metacore.identity import ANY_ORGANIZATION
 from metacore.installer.execute import Installer
-from metacore.installer.requests import RequestWorker
+from metacore.installer.request_worker import RequestWorker
 from metacore.secrets import Sealer
 from metacore_operator.conditions import Event
 from metacore_operator.folder.runner import FolderRunner
