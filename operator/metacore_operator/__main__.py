@@ -40,7 +40,7 @@ from metacore_operator.rollout.decide import Policy
 from metacore_operator.rollout.evidence import DatabaseEvidence
 from metacore_operator.rollout.objects import Objects, Release
 from metacore_operator.rollout.runner import ModeRollouts
-from metacore_operator.served import until_served
+from metacore_operator.served import Refusals, until_served
 from metacore_operator.settings import OperatorSettings
 from metacore_operator.sources.config_map import ConfigMapSource
 from metacore_operator.sources.download import Downloader
@@ -186,7 +186,7 @@ async def _work(
     )
     quieten()
     registry = kopf.OperatorRegistry()
-    register(registry, runner)
+    register(registry, runner, refusals_on(beats, metrics))
     async with asyncio.TaskGroup() as group:
         group.create_task(runner.run(stop))
         group.create_task(deliver(registry, operator, api, beats, stop))
@@ -211,6 +211,16 @@ def request_worker(
         on_turn=lambda: beats.beat(REQUESTS_LOOP),
         busy=lambda work: beats.busy(work, WORK_LATE_SECONDS),
     )
+
+
+def refusals_on(beats: Beats, metrics: OperatorMetrics) -> Refusals:
+    """Shows namespaces whose Addons may not be read where administrators look: the others go on, so it stays ready."""
+
+    def show(watched: str, words: str) -> None:
+        beats.remark(f"Addons of {watched}", words)
+        metrics.refused(watched, bool(words))
+
+    return show
 
 
 def _rollouts(

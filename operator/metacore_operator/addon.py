@@ -9,7 +9,7 @@ import kopf
 
 from metacore_operator.outcomes import Outcome, Waiting, retry_delay
 from metacore_operator.resources.addon import GROUP, PLURAL, VERSION
-from metacore_operator.served import Sessions
+from metacore_operator.served import Refusals, Sessions
 
 LONGEST_REMOVAL_RETRY = 30.0
 LONGEST_TOLD = 200
@@ -24,9 +24,13 @@ class Receiver(Protocol):
     async def removed(self, document: Mapping[str, Any]) -> Outcome: ...
 
 
-def register(registry: kopf.OperatorRegistry, receiver: Receiver) -> None:
-    """Make `registry` hand Addons to `receiver`, and log in as the pod or by kubeconfig."""
-    sessions = Sessions()
+def register(
+    registry: kopf.OperatorRegistry, receiver: Receiver, refusals: Refusals = lambda _watched, _words: None
+) -> None:
+    """Make `registry` hand Addons to `receiver`, and log in as the pod or by kubeconfig. `refusals` hears of namespaces
+    whose Addons may not be read.
+    """
+    sessions = Sessions(refusals)
 
     @kopf.on.login(registry=registry)
     async def login(**given: Any) -> kopf.AiohttpSession | None:

@@ -29,6 +29,7 @@ class OperatorMetric(StrEnum):
     RECONCILE_DURATION = "metacore_operator_reconcile_duration_seconds"
     QUEUE_DEPTH = "metacore_operator_queue_depth"
     ADDONS = "metacore_operator_addons"
+    NAMESPACE_REFUSED = "metacore_operator_namespace_refused"
     MODE_PHASE = "metacore_operator_mode_phase"
     MODE_PODS = "metacore_operator_mode_pods"
     MODE_CHANGES = "metacore_operator_mode_changes_total"
@@ -59,6 +60,9 @@ class OperatorMetrics:
         )
         self._queue = self._gauge(OperatorMetric.QUEUE_DEPTH, "Addons that are due and wait for a worker")
         self._addons = self._gauge(OperatorMetric.ADDONS, "Addons by their phase", "phase")
+        self._refused = self._gauge(
+            OperatorMetric.NAMESPACE_REFUSED, "1 for a namespace whose Addons may not be read, * for all", "watched"
+        )
         self._mode_phase = self._gauge(OperatorMetric.MODE_PHASE, "1 for the phase that the mode is in", "phase")
         self._mode_pods = self._gauge(
             OperatorMetric.MODE_PODS, "Kernel pods by the mode that they say they are in", "mode"
@@ -85,6 +89,10 @@ class OperatorMetrics:
         """Every phase that there is, those without an Addon as well."""
         for phase, count in by_phase.items():
             self._addons.labels(phase).set(count)
+
+    def refused(self, watched: str, refused: bool) -> None:
+        """`watched`: a namespace, or `*` where it is all of the cluster."""
+        self._refused.labels(watched).set(refused)
 
     def mode(self, phases: Mapping[str, bool], pods: Mapping[str, int]) -> None:
         """Every phase and every mode that there is."""

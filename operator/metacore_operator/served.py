@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 
 import aiohttp
 import kopf
@@ -29,6 +30,7 @@ ADDONS_PATH = re.compile(rf"/apis/{re.escape(API_VERSION)}(/namespaces/(?P<names
 DEFINITION = f"{PLURAL}.{GROUP}"
 ABSENT = f"there is no CustomResourceDefinition {DEFINITION}"
 RETRY_SECONDS = 3.0
+EVERYWHERE = "*"
 
 UNAUTHORIZED, GONE, TOO_MANY_REQUESTS = 401, 410, 429
 """What kopf itself knows to go on from: by logging in again, by listing anew, by waiting as long as it is told."""
@@ -68,17 +70,26 @@ def _has_kind(document: Document) -> bool:
     return any(item["name"] == PLURAL for item in document["resources"])
 
 
+Refusals = Callable[[str, str], None]
+"""Hears of a watched namespace, or EVERYWHERE, why its Addons cannot be read, and '' as soon as they can."""
+
+
+def _nobody(_watched: str, _words: str) -> None:
+    return None
+
+
 class NotServed(aiohttp.ClientConnectionError):
     """To kopf a failed connection, which it tries again."""
 
 
 class Insisting:
     """A middleware of aiohttp that makes a refusal out of which kopf would end into NotServed. Each trouble is told
-    once, by path, and so is its end.
+    once, by path, and so is its end; those of Addons to `refusals`, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, refusals: Refusals = _nobody) -> None:
         self._told: dict[str, str] = {}
+        self._refusals = refusals
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -94,12 +105,18 @@ class Insisting:
             if request.url.path in self._told:
                 del self._told[request.url.path]
                 log.info("operator.served_again", path=request.url.path)
+                self._show(request.url.path, "")
             return response
         response.close()
         if self._told.get(request.url.path) != words:
             self._told[request.url.path] = words
             log.error("operator.not_served", path=request.url.path, error=words)
+            self._show(request.url.path, words)
         raise NotServed(words)
+
+    def _show(self, path: str, words: str) -> None:
+        if found := ADDONS_PATH.search(path):
+            self._refusals(found["namespace"] or EVERYWHERE, words)
 
 
 async def _refusal(request: aiohttp.ClientRequest, response: aiohttp.ClientResponse) -> str:
@@ -125,8 +142,8 @@ async def _refusal(request: aiohttp.ClientRequest, response: aiohttp.ClientRespo
 class Sessions:
     """kopf's sessions, as it makes them itself, but insisting. kopf closes them."""
 
-    def __init__(self) -> None:
-        self._insisting = Insisting()
+    def __init__(self, refusals: Refusals = _nobody) -> None:
+        self._insisting = Insisting(refusals)
         self._last: tuple[kopf.ConnectionInfo, kopf.AiohttpSession] | None = None
 
     def of(self, info: kopf.ConnectionInfo) -> kopf.AiohttpSession:

@@ -65,6 +65,7 @@ def test_labels_in_expressions_are_labels_of_the_metrics() -> None:
     for family in [*Metrics(process=False).registry.collect(), *OperatorMetrics(process=False).registry.collect()]:
         known |= {label for sample in family.samples for label in sample.labels}
     known |= {"route", "method", "status", "model", "operation", "outcome", "addon", "phase", "mode", "kind", "trigger"}
+    known |= {"watched"}
     texts = [rule["expr"] for rule in rules()] + expressions_of_the_dashboard()
     for text in texts:
         for group in re.findall(r"\b(?:by|on)\s*\(([^)]*)\)", text):

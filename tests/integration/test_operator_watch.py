@@ -57,11 +57,19 @@ def _name(document: Mapping[str, Any]) -> str:
 
 
 class Watching:
-    def __init__(self, server: AddonServer, task: asyncio.Task[None], stop: asyncio.Event, beats: Beats) -> None:
+    def __init__(
+        self,
+        server: AddonServer,
+        task: asyncio.Task[None],
+        stop: asyncio.Event,
+        beats: Beats,
+        metrics: OperatorMetrics,
+    ) -> None:
         self.server = server
         self.task = task
         self.stop = stop
         self.beats = beats
+        self.metrics = metrics
         self.seen = Seen()
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -70,6 +78,9 @@ class Watching:
             while not condition():
                 assert not self.task.done()
                 await asyncio.sleep(0.005)
+
+    def scraped(self) -> list[str]:
+        return self.metrics.render().decode().splitlines()
 
     async def until_seen(self, *names: str) -> None:
         await self.until(lambda: self.seen.names.issuperset(names))
@@ -96,10 +107,15 @@ def watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
         async with server.serving() as api:
             monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
             registry, stop, beats = kopf.OperatorRegistry(), asyncio.Event(), Beats()
+            metrics = OperatorMetrics(process=False)
             operator = OperatorSettings(namespaces=("team-a", "team-b"), **settings)
             task = asyncio.create_task(process.deliver(registry, operator, api, beats, stop))
-            found = Watching(server, task, stop, beats)
-            register(registry, found.seen if receiver is None else receiver(api, beats))
+            found = Watching(server, task, stop, beats, metrics)
+            register(
+                registry,
+                found.seen if receiver is None else receiver(api, beats),
+                process.refusals_on(beats, metrics),
+            )
             try:
                 yield found
             finally:
@@ -147,14 +163,21 @@ async def test_a_refused_namespace_is_told_once_and_when_it_is_over(
     caplog.set_level(logging.INFO)
     server = AddonServer()
     await server.refuse("team-a", 403)
+    why = "Addons in namespace 'team-a' cannot be read: the API server answered 403"
     async with watching(server) as found:
         await found.until(lambda: server.refusals["team-a"] > 3 * TRIES)
+        assert found.beats.remarks() == [why]
+        assert 'metacore_operator_namespace_refused{watched="team-a"} 1.0' in found.scraped()
+        assert not any("team-b" in line for line in found.scraped())
         del server.refused["team-a"]
         await server.put("team-a", "first")
         await found.until_seen("team-a/first")
+        assert found.beats.remarks() == []
+        assert 'metacore_operator_namespace_refused{watched="team-a"} 0.0' in found.scraped()
+        assert (found.beats.lacking(), found.beats.late()) == ([], [])
     told = [record for record in caplog.records if "team-a" in str(record.__dict__.get("path", record.getMessage()))]
     assert [record.getMessage() for record in told] == ["operator.not_served", "operator.served_again"]
-    assert told[0].__dict__["error"] == "Addons in namespace 'team-a' cannot be read: the API server answered 403"
+    assert told[0].__dict__["error"] == why
 
 
 async def test_a_stop_ends_it_while_everything_is_refused(watching: Callable[..., Any]) -> None:

@@ -54,6 +54,19 @@ async def test_what_is_lacking_makes_it_not_ready_though_it_lives() -> None:
         assert await asked(port, "readyz") == (200, "ok\n")
 
 
+async def test_what_goes_wrong_beside_the_rest_is_shown_and_leaves_it_ready() -> None:
+    beats = Beats()
+    async with serving(beats, OperatorMetrics(process=False), "127.0.0.1", 0) as port:
+        beats.remark("a", "a is refused")
+        beats.remark("b", "b is refused")
+        assert await asked(port, "readyz") == (200, "ok\na is refused\nb is refused\n")
+        assert await asked(port) == (200, "ok\n")
+        beats.remark("a", "")
+        beats.remark("c", "")
+        beats.lack("definition", "there is no definition")
+        assert await asked(port, "readyz") == (503, "there is no definition\nb is refused\n")
+
+
 async def test_an_address_that_is_taken_is_said() -> None:
     async with serving(Beats(), OperatorMetrics(process=False), "127.0.0.1", 0) as port:
         with pytest.raises(Misconfigured, match=f"cannot listen on 127.0.0.1:{port}"):

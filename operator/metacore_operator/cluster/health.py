@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import web
@@ -17,13 +17,14 @@ from metacore_operator.metrics import CONTENT_TYPE, OperatorMetrics
 
 class Beats:
     """When each loop last came round. A loop is known from `expect` on, a piece of work while it is `busy`. And what is
-    lacking, with why.
+    lacking, with why, and what goes wrong beside the rest.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: dict[object, tuple[str, float, float]] = {}
         self._lacking: dict[str, str] = {}
+        self._remarks: dict[str, str] = {}
 
     def expect(self, loop: str, within: float) -> None:
         """From now on, `loop` must beat at least every `within` seconds."""
@@ -52,6 +53,16 @@ class Beats:
     def lacking(self) -> list[str]:
         return list(self._lacking.values())
 
+    def remark(self, what: str, words: str) -> None:
+        """From now on `words` are shown, '' for no more. The process stays ready: everything else goes on."""
+        if words:
+            self._remarks[what] = words
+        else:
+            self._remarks.pop(what, None)
+
+    def remarks(self) -> list[str]:
+        return list(self._remarks.values())
+
     def late(self) -> list[str]:
         """The loops and the work that are late, each with the age of its last beat."""
         now = self._clock()
@@ -65,7 +76,7 @@ class Beats:
 @asynccontextmanager
 async def serving(beats: Beats, metrics: OperatorMetrics, host: str, port: int) -> AsyncIterator[int]:
     """Answer GET /metrics, GET /healthz with 200, or 503 and the loops that are late, and GET /readyz also with 503 and
-    what is lacking, while the block runs, on the port that it gives.
+    what is lacking, and in any case the remarks, while the block runs, on the port that it gives.
 
     Raises:
         Misconfigured: the address is taken.
@@ -75,7 +86,7 @@ async def serving(beats: Beats, metrics: OperatorMetrics, host: str, port: int) 
         return _answer(beats.late(), [])
 
     async def readyz(_request: web.Request) -> web.Response:
-        return _answer(beats.late(), beats.lacking())
+        return _answer(beats.late(), beats.lacking(), beats.remarks())
 
     async def scrape(_request: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
@@ -97,6 +108,6 @@ async def serving(beats: Beats, metrics: OperatorMetrics, host: str, port: int) 
         await runner.cleanup()
 
 
-def _answer(late: list[str], lacking: list[str]) -> web.Response:
+def _answer(late: list[str], lacking: list[str], remarks: Sequence[str] = ()) -> web.Response:
     problems = ["late: " + ", ".join(late)] * bool(late) + lacking
-    return web.Response(text="\n".join(problems or ["ok"]) + "\n", status=503 if problems else 200)
+    return web.Response(text="\n".join([*(problems or ["ok"]), *remarks]) + "\n", status=503 if problems else 200)
