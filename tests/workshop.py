@@ -27,6 +27,11 @@ WORKSHOP: dict[str, Any] = {
                 {"name": "title", "type": "string", "size": 100, "not_null": True},
                 {"name": "status", "type": "string", "size": 20, "not_null": True, "default": "open"},
                 {"name": "count", "type": "int", "default": 0, "constraints": [{"expr": "count >= 0"}]},
+                {
+                    "name": "weight",
+                    "type": "int",
+                    "constraints": [{"expr": "weight >= 0", "error_key": "weight.negative"}],
+                },
                 {"name": "price", "type": "decimal", "default": 2},
                 {"name": "total", "type": "decimal"},
                 {"name": "pin", "type": "string", "widget": "password"},

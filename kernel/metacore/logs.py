@@ -32,6 +32,9 @@ ACCESS_LOGGER: Final = "metacore.access"
 QUIET_LOGGERS: Final = ("uvicorn.access", "watchfiles", "asyncio", "httpcore2")
 """Loggers heard from warnings on: requests have our own access line, the others tell what nobody asked, or headers."""
 
+LEVELS: Final = {"WARNING": "warn"}
+"""Names of levels in lines, where they are not Python's (contract 11: `level=warn`)."""
+
 request_id: ContextVar[str] = ContextVar("metacore_request_id", default="")
 
 _SECRET_KEY = re.compile(
@@ -230,7 +233,7 @@ def _fields_of_record(_logger: WrappedLogger, _method: str, event_dict: EventDic
     record: logging.LogRecord = event_dict["_record"]
     fields: dict[str, Any] = {
         "timestamp": _timestamp(record.created),
-        "level": record.levelname.lower(),
+        "level": LEVELS.get(record.levelname, record.levelname.lower()),
         "logger": record.name,
         "event": event_dict["event"],
     }

@@ -130,6 +130,7 @@ async def test_a_mutation_of_the_held_row_gives_up_instead_of_waiting_for_itself
     assert ((await row(plane, order))["title"], (await row(plane, other))["title"]) == ("one", "x")
     codes = await act(plane, plane.ada, "close", order, **script(host("data_mutate", own), host("data_batch", [own])))
     assert [answer["error"]["code"] for answer in codes.json()["data"]] == ["serialization_failure"] * 2
+    assert all("db_exec" in answer["error"]["message"] for answer in codes.json()["data"])
 
 
 async def test_actions_on_one_row_run_one_after_the_other(plane: Plane) -> None:

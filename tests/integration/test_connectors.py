@@ -137,6 +137,7 @@ async def test_what_cannot_be_credentials_is_refused_by_name(
         assert refused.status_code == status, refused.text
         if field is not None:
             assert field in [problem["field"] for problem in refused.json()["errors"]]
+            assert "setting" not in refused.json()["message"]
         assert not (await plane.client.get(PLACE, headers=plane.ada)).json()["data"][0]["configured"]
 
 

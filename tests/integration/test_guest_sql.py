@@ -198,13 +198,65 @@ async def test_arguments_take_the_type_of_their_place(world: GuestWorld) -> None
     ]
 
 
+OWN_TYPES: tuple[tuple[str, list[Any], Any, str], ...] = (
+    ("$1", [7], 7, "int8"),
+    ("$1", [True], True, "bool"),
+    ("$1", [0.5], 0.5, "float8"),
+    ("$1", ["x"], "x", "text"),
+    ("$1", [{"$bytes": "aGk="}], "\\x6869", "bytea"),
+    ("$1", [{"$ts": "2026-01-02T03:04:05Z"}], "2026-01-02T03:04:05+00:00", "timestamptz"),
+    ("$1 + $2", [2**40, 1], 2**40 + 1, "int8"),
+    ("$1::text", [5], "5", "text"),
+    (
+        "'é' || jsonb_build_object('n', $1, 's', $2, 'o', $3)::text",
+        [1, "a", None],
+        'é{"n": 1, "o": null, "s": "a"}',
+        "text",
+    ),
+    ("concat($1, '-', $2)", ["a", 2.5], "a-2.5", "text"),
+    ("(ARRAY[$1, $1])[1]", [3], 3, "int8"),
+    (
+        "count(*) + $1 AS a FROM addon_notes.notes AS n WHERE $2 OR concat(n.title, $3) = 'acme note1'",
+        [1, False, 1],
+        2,
+        "int8",
+    ),
+)
+"""Places that say nothing, with arguments that then have their own types (contract 12)."""
+
+
+async def test_a_place_that_says_nothing_takes_the_arguments_own_type(world: GuestWorld) -> None:
+    for sql, args, value, kind in OWN_TYPES:
+        for _ in range(2):  # The second time it is known that the types must be said.
+            reply = await world.query(f"SELECT {sql}" if " AS a " in sql else f"SELECT {sql} AS a", *args)
+            assert isinstance(reply, HostReply), (sql, reply)
+            found = parsed(reply)
+            assert (found["rows"][0]["a"], found["columns"]) == (value, [{"name": "a", "type": kind}]), sql
+
+
+async def test_what_no_type_helps_is_told_as_it_was(world: GuestWorld) -> None:
+    refusal = await world.refused("SELECT coalesce($1, 'x')", 5)
+    assert (refusal.code, refusal.sqlstate) == (HostCode.ARG_DECODE, "")
+    refusal = await world.refused("SELECT $1 + $2", "a", "b")
+    assert (refusal.code, refusal.sqlstate) == (HostCode.INVALID_SQL, "42725")
+
+
+async def test_own_types_in_a_change(world: GuestWorld) -> None:
+    sql = "UPDATE notes SET title = concat($1, ' of ', $2) WHERE title = $3 RETURNING title"
+    assert (await world.changed(sql, 2, 7, "acme note"))["returning"] == [{"title": "2 of 7"}]
+    reply = await world.execute("UPDATE notes SET title = concat($1, ' of ', $2)", 3, 8)
+    assert isinstance(reply, HostReply)
+    assert parsed(reply)["rowsAffected"] == 1
+
+
 MISFITS = (
     ("SELECT $1::int4", [2**31], "argument 1 is an integer"),
     ("SELECT $1::int8", [2**63], "argument 1 does not fit"),
     ("SELECT $1::int8", [1.5], "argument 1 is a float"),
     ("SELECT $1::int8", ["1"], "argument 1 is a string"),
     ("SELECT $1::int8", [True], "argument 1 is a bool"),
-    ("SELECT $1::text", [5], "argument 1 is an integer; its place in the statement takes text"),
+    ("SELECT 1 FROM notes WHERE title = $1", [5], "argument 1 is an integer; its place in the statement takes"),
+    ("SELECT lower($1)", [5], "argument 1 is an integer; its place in the statement takes text"),
     ("SELECT $1::bool", [1], "argument 1 is an integer"),
     ("SELECT $1::uuid", ["nonsense"], "argument 1 is a string; its place in the statement takes uuid"),
     ("SELECT $1::timestamptz", ["tomorrow"], "timestamptz"),

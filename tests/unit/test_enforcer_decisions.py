@@ -186,7 +186,7 @@ def test_every_violation_is_counted_and_hooked_and_logged_with_the_fields_of_the
     enforcer.decide(asked())
     (line,) = lines.told()
     assert {name: line[name] for name in line if name not in {"timestamp", "logger"}} == {
-        "level": "warning",
+        "level": "warn",
         "event": VIOLATION_EVENT,
         "category": "enforcer",
         "mode": "shadow",

@@ -53,6 +53,8 @@ def test_each_way_of_signing_is_understood_and_gives_its_id() -> None:
     assert checked("ab" * 32, own(key=b"\xab" * 32)) == "n0nce"
     assert checked("plain secret", hub()) == "d-1"
     assert checked("plain secret", {**hub(), "x-github-delivery": ""}) == ""
+    # Senders of the third kind know nothing of whsec_: to them a secret is its characters.
+    assert checked(SECRET, hub(key=SECRET.encode())) == "d-1"
 
 
 def test_the_example_of_standard_webhooks_verifies() -> None:

@@ -40,7 +40,7 @@ def test_a_json_line_holds_event_fields_level_logger_and_time() -> None:
     (line,) = lines_of(stream)
     assert line.pop("timestamp").endswith("Z")
     assert line == {
-        "level": "warning",
+        "level": "warn",
         "logger": "metacore.addons",
         "event": "addon.quarantined",
         "addon": "shop",

@@ -77,10 +77,13 @@ def test_other_v2_manifests_are_refused(kernel: str) -> None:
     with pytest.raises(Refused, match=r"manifest\.kernel: .*2\.x") as caught:
         check_kernel(read(v2(kernel=kernel)))
     assert caught.value.code == "kernel_version"
+    assert [problem.field for problem in caught.value.problems] == ["manifest.kernel"]
 
 
 def test_v3_manifests_are_served_by_contract_3_only() -> None:
     check_kernel(read(v3()))
     check_kernel(read(v3(compatibility=None)))
-    with pytest.raises(Refused, match=r"3\.x"):
-        check_kernel(read(v3(compatibility={"requires": [{"key": "kernel", "version": ">=2.0.0 <3.0.0"}]})))
+    requires = [{"key": "other"}, {"key": "kernel", "version": ">=2.0.0 <3.0.0"}]
+    with pytest.raises(Refused, match=r"manifest\.compatibility\.requires\[1\]\.version: .*3\.x") as caught:
+        check_kernel(read(v3(compatibility={"requires": requires})))
+    assert [problem.field for problem in caught.value.problems] == ["manifest.compatibility.requires[1].version"]

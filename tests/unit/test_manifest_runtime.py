@@ -9,7 +9,8 @@ import pytest
 from tests.manifests import Json, problems, read, v2, v3, warnings
 
 from metacore.manifest.capabilities import KINDS, target_problem
-from metacore.manifest.model import ActionDefinition
+from metacore.manifest.model import ActionDefinition, Option, Setting
+from metacore.manifest.setting_values import problem_of
 
 WASM: Json = {"runtime": "wasm", "exports": ["go", "on_install"]}
 
@@ -289,6 +290,33 @@ def test_settings_of_both_versions() -> None:
 )
 def test_what_is_wrong_with_a_setting(setting: Json, path: str, code: str) -> None:
     assert (f"manifest.settings[0].{path}", code) in problems(v2(settings=[{"key": "a", **setting}]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "problem"),
+    [
+        ("integer", 3, ""),
+        ("int", 3.0, ""),
+        ("integer", 1.5, "'level' must be a whole number"),
+        ("integer", True, "'level' must be a number"),
+        ("number", 1.5, ""),
+        ("multi_select", ["a", "b"], ""),
+        ("multi_select", [], ""),
+        ("multi_select", "a", ""),
+        ("multi_select", ["a", "c"], "'level' must be an array of a, b"),
+        ("multi_select", {"a": 1}, "'level' must be an array of a, b"),
+        ("select", ["a"], "'level' must be one of a, b"),
+        ("select", "b", ""),
+    ],
+)
+def test_values_that_a_setting_takes(kind: str, value: Any, problem: str) -> None:
+    options = (Option(value="a", label="A"), Option(value="b", label="B")) if "select" in kind else ()
+    found = problem_of(Setting(key="level", type=kind, options=options), "level", value)
+    assert (found.message if found is not None else "") == problem
+
+
+def test_what_a_connector_says_beyond_the_contract_is_a_warning() -> None:
+    assert ("manifest.connectors[0].bogus", "unknown_key") in warnings(v3(connectors=[{"key": "bank", "bogus": 1}]))
 
 
 def test_settings_are_told_apart() -> None:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from metacore.api import envelope
 from metacore.api.addons import AddonRoute, AddonServices
 from metacore.api.deps import PrincipalDependency
-from metacore.capabilities.access import Mode
+from metacore.capabilities.access import CapabilityKind, Mode
 from metacore.capabilities.enforcement import Enforcement
 from metacore.capabilities.violations import ViolationFilter, list_violations
 from metacore.capabilities.window import parse_since
@@ -89,9 +89,9 @@ def build_enforcement_router(services: EnforcementServices, authenticated: Princ
         per_page: Annotated[str, Query(json_schema_extra={"type": "integer", "default": 20})] = "20",
     ) -> Response:
         await services.addons.require(principal, "addons.read")
-        _check_filter("addon", addon, ADDON_KEY)
-        _check_filter("kind", kind, KIND)
-        _check_filter("mode", mode, MODE)
+        _check_filter("addon", addon, ADDON_KEY, "the key of an addon")
+        _check_filter("kind", kind, KIND, f"one of {', '.join(CapabilityKind)}")
+        _check_filter("mode", mode, MODE, f"one of {', '.join(Mode)}")
         wanted = ViolationFilter(
             since=parse_since(since, datetime.datetime.now(datetime.UTC)), addon_key=addon, kind=kind, mode=mode
         )
@@ -154,6 +154,6 @@ def _number(text: str, name: str) -> int:
     return int(text)
 
 
-def _check_filter(name: str, value: str, form: re.Pattern[str]) -> None:
+def _check_filter(name: str, value: str, form: re.Pattern[str], expected: str) -> None:
     if value and not form.fullmatch(value):
-        raise InvalidInput(f"{name}: {value[:40]!r} cannot be one", code="invalid_filter")
+        raise InvalidInput(f"{name}: {value[:40]!r} is not {expected}", code="invalid_filter")

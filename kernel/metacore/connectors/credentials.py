@@ -59,7 +59,9 @@ class Credentials:
         sealer = self._need_sealer()
         declared = {setting.key: setting for setting in connector.credentials}
         problems = [
-            problem for name, value in values.items() if (problem := problem_of(declared.get(name), name, value))
+            problem
+            for name, value in values.items()
+            if (problem := problem_of(declared.get(name), name, value, what="a credential of this connector"))
         ]
         place = (*_place(organization_id, addon_key), _Row.connector_key == connector_key)
         async with self._database.transaction(organization_id) as connection:

@@ -26,12 +26,17 @@ CustomValidator = Callable[[Any], str | None]
 """Gets a value that is not null; gives what is wrong with it, or None."""
 
 
+class ConstraintBroken(Refused):
+    """All that is wrong is that declared constraints do not hold; the codes of the problems are the addon's own."""
+
+
 @dataclass(slots=True)
 class Findings:
-    """Problems so far; `malformed` tells that one of them is about a type."""
+    """Problems so far; `malformed` tells that one of them is about a type, `constraints` how many are constraints."""
 
     problems: list[Problem] = field(default_factory=list)
     malformed: bool = False
+    constraints: int = 0
 
     def add(self, name: str, code: str, message: str) -> None:
         self.problems.append(Problem(name, code, message))
@@ -42,6 +47,8 @@ class Findings:
             if len(self.problems) > 3:
                 message += f"; and {len(self.problems) - 3} more"
             error: type[MetacoreError] = InvalidInput if self.malformed else Refused
+            if self.constraints == len(self.problems):
+                error = ConstraintBroken
             raise error(message, code="invalid_input" if self.malformed else "validation", problems=self.problems)
 
 
@@ -267,6 +274,7 @@ def _compute(rules: Rules, row: dict[str, Any], findings: Findings) -> dict[str,
         results[column.name] = row[column.name] = value
     for constraint in rules.constraints:
         if constraint.expression.evaluate(row) is False:
+            findings.constraints += 1
             findings.add(constraint.field, constraint.code, f"{constraint.expression.text} does not hold")
     return results
 

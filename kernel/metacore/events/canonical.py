@@ -38,7 +38,11 @@ def check_name(name: str) -> str:
         InvalidInput: anything else, or more than 255 characters.
     """
     if len(name) > MAX_NAME or not _NAME.fullmatch(name):
-        raise InvalidInput(f"invalid event name {name[:64]!r}", code="invalid_event")
+        raise InvalidInput(
+            f"invalid event name {name[:64]!r}: words of letters, digits, _, - and : joined by dots are expected,"
+            f" at most {MAX_NAME} characters",
+            code="invalid_event",
+        )
     return name
 
 

@@ -46,6 +46,14 @@ def convert(values: Sequence[Value], types: Sequence[str], *, json_as_bytes: boo
     ]
 
 
+def taken_for_text(values: Sequence[Value], types: Sequence[str]) -> bool:
+    """Whether a place takes text, as those do of which nothing is known, and its argument is none."""
+    return any(
+        kind == "text" and not isinstance(value, str | uuid.UUID | None)
+        for value, kind in zip(values, types, strict=True)
+    )
+
+
 def _decoded(number: int, value: Any) -> Value:
     if value is None or isinstance(value, bool | float):
         return value

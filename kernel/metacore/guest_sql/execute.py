@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import asyncpg
 import orjson
 
 from metacore.db.database import Database
-from metacore.db.rls import quoted
 from metacore.guest_sql import arguments, sessions
 from metacore.guest_sql.callers import Context, Guest
 from metacore.guest_sql.catalog import Catalog
@@ -22,6 +20,7 @@ from metacore.guest_sql.judgement import Judgement, OwnNames, Refused
 from metacore.guest_sql.judging import Judgements, remember
 from metacore.guest_sql.permits import Permits, SqlGate
 from metacore.guest_sql.sessions import Connection, Disguise
+from metacore.guest_sql.spelled import spelled, types_of
 from metacore.registry import Registry
 from metacore.wasm.abi import HostCode
 from metacore.wasm.limits import MAX_HOST_REPLY_BYTES
@@ -60,7 +59,8 @@ class _Shape:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A statement on its way. `text` is its SQL with the schemas that this organization's rows are in."""
+    """A statement on its way. `text` is its SQL with the schemas that this organization's rows are in; `typed` tells
+    that it also says the types of its arguments."""
 
     own: OwnNames
     judgement: Judgement
@@ -68,12 +68,22 @@ class _Call:
     values: list[arguments.Value]
     disguise: Disguise
     started: float
+    typed: bool = False
 
     @property
     def wrapped(self) -> str:
         if self.judgement.returning:
             return f"WITH {ROW} AS (\n{self.text}\n) {_gathered(ROW)}"
         return _gathered(f"(\n{self.text}\n) AS {ROW}")
+
+
+class _SaysNothing(Exception):
+    """PostgreSQL cannot tell what the place of an argument takes, or takes it for text and the argument is none.
+    `refusal` is the answer when naming the argument's own type does not help. Never leaves this module."""
+
+    def __init__(self, refusal: Refused | asyncpg.PostgresError) -> None:
+        super().__init__()
+        self.refusal = refusal
 
 
 def _gathered(source: str) -> str:
@@ -89,6 +99,8 @@ class GuestSql:
         self._permits = Permits(self._catalog, gate)
         self._judgements = Judgements()
         self._shapes: OrderedDict[tuple[OwnNames, str], _Shape] = OrderedDict()
+        self._typed: OrderedDict[tuple[OwnNames, str, tuple[str, ...]], bool] = OrderedDict()
+        """Statements, with the types of arguments, that run when those are said, and not without."""
 
     async def query(self, guest: Guest, sql: str, args: list[Any]) -> HostReply | HostError:
         """One SELECT, read-only; inside an action's transaction it sees what that changed.
@@ -114,7 +126,20 @@ class GuestSql:
             return HostError(HostCode.DB_ERROR, "db_query and db_exec need PostgreSQL; this kernel runs on SQLite")
         try:
             call = await self._prepare(guest, sql, args, writing=writing)
-            return await (self._write(guest.context, call) if writing else self._read(guest.context, call))
+            run = self._write if writing else self._read
+            types = types_of(call.values)
+            key = (call.own, call.text, types)
+            if key in self._typed:
+                return await run(guest.context, self._with_types(guest, call, types))
+            try:
+                return await run(guest.context, call)
+            except _SaysNothing as silent:
+                try:
+                    answer = await run(guest.context, self._with_types(guest, call, types))
+                except asyncpg.PostgresError as error:
+                    raise (silent.refusal if (error.sqlstate or "").startswith(("42", "22")) else error) from None
+                remember(self._typed, key, True)
+                return answer
         except Refused as refusal:
             return HostError(refusal.code, refusal.reason)
         except asyncpg.PostgresError as error:
@@ -143,17 +168,16 @@ class GuestSql:
             message = f"the statement takes {judgement.arguments} arguments, {len(values)} were given"
             raise Refused(HostCode.ARG_COUNT_MISMATCH, message)
         role = await self._permits.role_for(context, own, judgement, values)
-        text = self._placed(judgement, context.organization_id)
-        return _Call(own, judgement, text, values, Disguise(role, schema, context.organization_id, seconds), started)
+        disguise = Disguise(role, schema, context.organization_id, seconds)
+        return _Call(own, judgement, self._spelled(judgement, disguise), values, disguise, started)
 
-    def _placed(self, judgement: Judgement, organization_id: uuid.UUID) -> str:
+    def _spelled(self, judgement: Judgement, disguise: Disguise, types: tuple[str, ...] = ()) -> str:
         """The statement with every schema that it spells replaced by the one that holds this organization's rows."""
-        text = judgement.sql
-        for place in reversed(judgement.schemas):
-            physical = self._catalog.physical_schema(place.schema, organization_id)
-            if physical and physical != place.schema:
-                text = text[: place.start] + quoted(physical) + text[place.end :]
-        return text
+        return spelled(judgement, lambda schema: self._catalog.physical_schema(schema, disguise.organization_id), types)
+
+    def _with_types(self, guest: Guest, call: _Call, types: tuple[str, ...]) -> _Call:
+        disguise = replace(call.disguise, seconds=_left(guest))
+        return replace(call, text=self._spelled(call.judgement, disguise, types), disguise=disguise, typed=True)
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -235,7 +259,12 @@ class GuestSql:
         key = (call.own, call.text)
         known = self._shapes.get(key)
         if known is None:
-            statement = await connection.prepare(call.text)
+            try:
+                statement = await connection.prepare(call.text)
+            except (asyncpg.IndeterminateDatatypeError, asyncpg.AmbiguousFunctionError) as error:
+                if call.typed or not call.values:
+                    raise
+                raise _SaysNothing(error) from None
             known = _Shape(
                 tuple(kind.name for kind in statement.get_parameters()),
                 tuple((column.name, column.type.name) for column in statement.get_attributes()),
@@ -246,7 +275,12 @@ class GuestSql:
         return known
 
     def _converted(self, call: _Call, shape: _Shape, *, json_as_bytes: bool) -> list[Any]:
-        return arguments.convert(call.values, shape.arguments, json_as_bytes=json_as_bytes)
+        try:
+            return arguments.convert(call.values, shape.arguments, json_as_bytes=json_as_bytes)
+        except Refused as refusal:
+            if call.typed or not arguments.taken_for_text(call.values, shape.arguments):
+                raise
+            raise _SaysNothing(refusal) from None
 
 
 def _left(guest: Guest) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from pglast import ast, parser
@@ -9,6 +10,7 @@ from pglast import ast, parser
 from metacore.guest_sql import rules
 from metacore.guest_sql.judgement import (
     KERNEL_SCHEMA,
+    ArgumentPlace,
     Judgement,
     Mention,
     OwnNames,
@@ -25,6 +27,7 @@ from metacore.wasm.abi import HostCode
 from metacore.wasm.limits import MAX_SQL_ARGUMENTS, MAX_SQL_BYTES
 
 ADDON_PREFIX = "addon_"
+_ARGUMENT = re.compile(r"\$[0-9]+")
 
 
 def judge(sql: str, own: OwnNames, *, physical_schema: str, writing: bool) -> Judgement:
@@ -63,6 +66,7 @@ def judge(sql: str, own: OwnNames, *, physical_schema: str, writing: bool) -> Ju
         mentions=frozenset(walk.mentions),
         aliases=frozenset(walk.aliases),
         schemas=_schema_names(sql, walk.qualified, offset),
+        places=_argument_places(sql, walk.asked, offset),
         organizations=frozenset(walk.organizations),
         organization_arguments=frozenset(walk.organization_arguments),
     )
@@ -96,6 +100,13 @@ def _schema_names(sql: str, places: list[tuple[int, str]], offset: int) -> tuple
     )
 
 
+def _argument_places(sql: str, asked: list[tuple[int, int]], offset: int) -> tuple[ArgumentPlace, ...]:
+    found = [(_ARGUMENT.match(sql, start), number) for start, number in sorted(set(asked))]
+    return tuple(
+        ArgumentPlace(place.start() - offset, place.end() - offset, number) for place, number in found if place
+    )
+
+
 class _No(NotAllowed):
     """A refusal with a code of its own; without one the statement is merely not one that is taken."""
 
@@ -121,6 +132,7 @@ class _Walk(Expressions):
         self._at_top = True
         self._locks = False
         self.arguments = 0
+        self.asked: list[tuple[int, int]] = []
         self.reads: set[Relation] = set()
         self.writes: set[Relation] = set()
         self.own_relations: set[str] = set()
@@ -276,6 +288,7 @@ class _Walk(Expressions):
 
     def argument(self, node: Tree) -> None:
         self.arguments = max(self.arguments, node.number)
+        self.asked.append((node.location, node.number))
 
     def expression(self, node: Tree) -> None:
         if any(_is_tenant_column(side) for side in (node.lexpr, node.rexpr)):

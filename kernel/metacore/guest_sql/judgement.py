@@ -76,13 +76,22 @@ class SchemaName:
 
 
 @dataclass(frozen=True, slots=True)
+class ArgumentPlace:
+    """Where the text asks for an argument: characters `start` to `end` of `Judgement.sql`."""
+
+    start: int
+    end: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """A statement that may run if everything in `reads` and `writes` is granted.
 
     `sql` is the statement alone, without what stands around it. `own` are the relations of the addon itself,
     `aliases` by what names the statement calls which relation (by target; own ones by their bare name), `schemas` where
-    it spells a schema. `organizations` are values, `organization_arguments` the numbers of arguments that it compares
-    with a row's organization.
+    it spells a schema, `places` where it asks for arguments. `organizations` are values, `organization_arguments` the
+    numbers of arguments, that it compares with a row's organization.
     """
 
     kind: StatementKind
@@ -95,5 +104,6 @@ class Judgement:
     mentions: frozenset[Mention] = frozenset()
     aliases: frozenset[tuple[str, str]] = frozenset()
     schemas: tuple[SchemaName, ...] = ()
+    places: tuple[ArgumentPlace, ...] = ()
     organizations: frozenset[str] = frozenset()
     organization_arguments: frozenset[int] = frozenset()

@@ -84,7 +84,8 @@ def plan_protection(
     if not tenant and frame.shared:
         message = (
             f"table {place} has no organization_id, and rows of all organizations share its schema: "
-            "add the column, or use tenant isolation 'schema-per-tenant'"
+            "add the column, or give each tenant a schema of its own "
+            "(tenancy.isolation 'schema'; in v2 tenant_isolation 'schema-per-tenant')"
         )
         return [], [Problem(place.table, "tenant_column", message)]
     statements: list[str] = []

@@ -219,6 +219,7 @@ def read_connectors(root: Node, backend: Backend | None) -> tuple[Connector, ...
             test_export=test,
         )
         found.append((connector, node))
+        node.warn_unknown()
     refuse_repeats([(connector.key, node) for connector, node in found], "key", "connector")
     return tuple(connector for connector, _ in found)
 

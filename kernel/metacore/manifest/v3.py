@@ -173,7 +173,7 @@ def _check_kind(
 ) -> None:
     for other, key in KINDS.items():
         if key and root.has(key) and kind != other:
-            root.refuse(key, f"is not allowed in a {kind}, only in a {other}", "kind")
+            root.refuse(key, f"is only allowed in kind {other}, not in {kind}", "kind")
         elif key and kind == other and not root.has(key):
             root.refuse(key, f"is required in a {kind}", "required")
     if kind in _CODELESS:

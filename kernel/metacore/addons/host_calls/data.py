@@ -19,6 +19,7 @@ from metacore.dynamic.service import DynamicService
 from metacore.errors import InvalidInput, MetacoreError, NotFound, NotWired
 from metacore.identity import Principal, nobody
 from metacore.registry import LiveModel, Registry
+from metacore.wasm.abi import HostCode
 from metacore.wasm.ports import HostError, HostReply
 
 HELD_SECONDS: Final = 1.0
@@ -45,21 +46,27 @@ class GuestData:
                     return HostReply(await _carry_out(service, guest.context, change))
             return HostReply(await _carry_out(self._dynamic, guest.context, change))
         except MetacoreError as error:
-            return host_error(error)
+            return _told(guest, error)
 
     async def data_batch(self, guest: GuestCall, mutations: list[Any]) -> Answer:
         """All of them, or none: `{results: [{id, row}, …]}` in their order."""
+        if not self._transactions:
+            return host_error(NotWired("data_batch needs PostgreSQL; this kernel runs on SQLite"))
+        changes: list[Change] = []
         results: list[dict[str, Any]] = []
+        failed = 0
         try:
-            if not self._transactions:
-                raise NotWired("data_batch needs PostgreSQL; this kernel runs on SQLite")
-            changes = [self._change(guest.context, _numbered(mutation, n)) for n, mutation in enumerate(mutations)]
+            for mutation in mutations:
+                failed = len(changes)
+                changes += [self._change(guest.context, _object(mutation))]
+            failed = 0
             async with self._transaction(guest) as service:
                 for change in changes:
-                    results.append(await _carry_out(service, guest.context, change))  # noqa: PERF401 - its length counts
+                    failed = len(results)
+                    results += [await _carry_out(service, guest.context, change)]
         except MetacoreError as error:
-            found = host_error(error)
-            message = f"mutation {len(results)}: {found.message}; nothing was changed"
+            found = _told(guest, error)
+            message = f"mutation {failed}: {found.message}; nothing was changed"
             return HostError(found.code, message, found.sqlstate)
         return HostReply({"results": results})
 
@@ -101,7 +108,9 @@ class GuestData:
 
     def _model(self, context: GuestContext, request: dict[str, Any]) -> LiveModel:
         """The model that `model` or `table` names, the table also as `addon_<key>.<table>`."""
-        name = words(request, "model") if request.get("model") else words(request, "table")
+        if not request.get("model") and not request.get("table"):
+            raise InvalidInput("model or table is required, as a text")
+        name = words(request, "model" if request.get("model") else "table")
         schema, dot, table = name.rpartition(".")
         model = self._registry.model_for(table if dot else name, context.organization_id)
         if dot and schema not in (schema_named(model), model.schema_of(context.organization_id)):
@@ -119,9 +128,17 @@ def _patience(guest: GuestCall) -> float:
     return max(0.01, min(most, guest.call.remaining()))
 
 
-def _numbered(mutation: Any, number: int) -> dict[str, Any]:
+def _told(guest: GuestCall, error: MetacoreError) -> HostError:
+    found = host_error(error)
+    if found.code != HostCode.SERIALIZATION_FAILURE or guest.context.transaction is None:
+        return found
+    hint = "the row that this action holds is changed by db_exec, not by data_mutate"
+    return HostError(found.code, f"{found.message}; {hint}", found.sqlstate)
+
+
+def _object(mutation: Any) -> dict[str, Any]:
     if not isinstance(mutation, dict):
-        raise InvalidInput(f"mutation {number} must be an object")
+        raise InvalidInput("must be an object")
     return mutation
 
 

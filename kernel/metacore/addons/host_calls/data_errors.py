@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from metacore.dynamic.validation import ConstraintBroken
 from metacore.errors import (
     Conflict,
     InvalidInput,
@@ -42,6 +43,8 @@ def host_error(error: MetacoreError) -> HostError:
     if isinstance(error, Refused):
         if error.code == "referenced":
             return HostError(HostCode.CONSTRAINT_VIOLATION, error.message, FOREIGN_KEY)
+        if isinstance(error, ConstraintBroken):
+            return HostError(HostCode.CONSTRAINT_VIOLATION, error.message, CHECK)
         broken = next((_BY_PROBLEM[problem.code] for problem in error.problems if problem.code in _BY_PROBLEM), "")
         if broken:
             return HostError(HostCode.CONSTRAINT_VIOLATION, error.message, broken)
