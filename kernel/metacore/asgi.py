@@ -89,10 +89,10 @@ def create_asgi(settings: Settings) -> FastAPI:
     return web
 
 
-async def _framework_refusal(_request: Request, error: Exception) -> Response:
+async def _framework_refusal(request: Request, error: Exception) -> Response:
     """Unknown paths and methods, in the envelope."""
     assert isinstance(error, HTTPException)
-    return from_http(error)
+    return from_http(error, request.scope)
 
 
 def _master_key(settings: Settings) -> bytes | None:

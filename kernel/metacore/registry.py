@@ -131,8 +131,12 @@ class Registry:
             raise NotFound(f"unknown model {name[:64]!r}", code="unknown_model")
         if model.addon_key != KERNEL_ADDON_KEY:
             installation = snapshot.installed.get(organization_id, {}).get(model.addon_key)
-            if installation is None or not installation.enabled:
+            if installation is None:
                 raise NotFound(f"unknown model {name[:64]!r}", code="unknown_model")
+            if not installation.enabled:
+                raise NotFound(
+                    f"model {model.key!r} is not served: addon {model.addon_key!r} is disabled", code="unknown_model"
+                )
             if snapshot.addons[model.addon_key].fenced_reason:
                 raise Fenced(f"addon {model.addon_key!r} is fenced: its signature is no longer trusted")
         return model

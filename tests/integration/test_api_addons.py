@@ -259,7 +259,10 @@ async def test_disable_hides_enable_brings_back_with_the_data(installed: Plane) 
         reply = await client.post(f"{BASE}/installations/tickets/{word}", headers=ada)
         assert (reply.status_code, reply.json()["success"]) == (200, True)
         assert reply.json()["data"]["installation"]["status"] == f"{word}d"
-        assert (await client.get("/api/dynamic/Ticket", headers=ada)).status_code == status
+        listed = await client.get("/api/dynamic/tickets", headers=ada)
+        assert listed.status_code == status
+        if word == "disable":
+            assert listed.json()["message"] == "model 'Ticket' is not served: addon 'tickets' is disabled"
     assert (await client.get("/api/dynamic/Ticket", headers=ada)).json()["meta"]["total"] == 1
 
 

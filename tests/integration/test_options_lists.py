@@ -132,6 +132,8 @@ async def test_an_unknown_or_secret_field_has_no_options(desk: Desk, field: str)
     with pytest.raises(NotFound) as caught:
         await ask(desk, "tickets", field=field)
     assert caught.value.code == "unknown_field"
+    known = "field 'data' of model 'tickets' has no options"
+    assert caught.value.message == (known if field == "data" else f"model 'tickets' has no field {field!r}")
 
 
 async def test_a_source_model_that_is_not_installed_is_not_found(desk: Desk) -> None:

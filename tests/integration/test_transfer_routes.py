@@ -118,6 +118,7 @@ async def test_nothing_created_is_refused_with_the_reasons(client: httpx2.AsyncC
         ({"content": b"not json"}, 400, "not JSON"),
         ({"content": b'"text"'}, 400, "array of objects"),
         ({"content": b"[]"}, 400, "no rows"),
+        ({"content": b'[1, null, "x", []]'}, 400, "none of the rows is an object"),
         ({"files": {"file": ("x.csv", b"\xff\xfe")}}, 400, "not UTF-8"),
         ({"files": {"file": ("x.xlsx", b"PK\x03\x04")}}, 400, "cannot be read"),
         ({"files": {"file": ("x.csv", "nonsense\n1\n")}}, 400, "no header names a column"),

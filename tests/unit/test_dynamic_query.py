@@ -41,7 +41,7 @@ def test_per_page_is_clamped(text: str, per_page: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["page", "per_page"])
-@pytest.mark.parametrize("text", ["abc", "1.5", "٣", "9" * 30, "0x10"])
+@pytest.mark.parametrize("text", ["abc", "1.5", "٣", "--1", "0x10"])
 def test_numbers_that_are_none_are_refused(name: str, text: str) -> None:
     with pytest.raises(InvalidInput, match=name):
         parse((name, text))
@@ -49,8 +49,30 @@ def test_numbers_that_are_none_are_refused(name: str, text: str) -> None:
 
 def test_pages_beyond_reach_are_refused_and_cursors_suggested() -> None:
     assert parse(("page", str(MAX_OFFSET // 20 + 1))).offset == MAX_OFFSET
-    with pytest.raises(InvalidInput, match="cursor"):
-        parse(("page", str(MAX_OFFSET // 20 + 2)))
+    for beyond in (str(MAX_OFFSET // 20 + 2), "9" * 18, "9" * 300):
+        with pytest.raises(InvalidInput, match="cursor"):
+            parse(("page", beyond))
+
+
+@pytest.mark.parametrize(("text", "per_page"), [("9" * 300, 100), ("-" + "9" * 300, 1)])
+def test_page_sizes_of_any_length_are_clamped(text: str, per_page: int) -> None:
+    assert parse(("per_page", text)).per_page == per_page
+    assert parse(("page", "-" + "9" * 300)).page == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("gt:3", "'gt' is no operator, there are eq, gte, ilike, in, lte, range"),
+        ("GTE:3", "'GTE' is no operator"),
+        ("eq:neq:3", "'neq' is no operator"),
+        ("abc", "expected a whole number$"),
+        ("gte:x:1", "expected a whole number$"),
+    ],
+)
+def test_a_word_that_was_meant_as_an_operator_is_told_of(value: str, told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        parse(("f_priority", value))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +82,9 @@ def test_pages_beyond_reach_are_refused_and_cursors_suggested() -> None:
         ([("sortBy", "title"), ("order", "asc")], ("title", False)),
         ([("sortBy", "title"), ("order", "ASC")], ("title", False)),
         ([("sortBy", "title"), ("order", "sideways")], ("title", True)),
+        ([("order", "asc")], ("created_at", False)),
+        ([("sortBy", ""), ("order", "asc")], ("created_at", False)),
+        ([("order", "desc")], ("created_at", True)),
         ([("sortBy", "title; drop table tickets"), ("order", "asc")], ("created_at", True)),
         ([("sortBy", "pin")], ("created_at", True)),
         ([("sortBy", "meta")], ("created_at", True)),

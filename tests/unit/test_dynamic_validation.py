@@ -21,6 +21,7 @@ from metacore.manifest.model import (
     Formula,
     ModelDefinition,
     Option,
+    Transition,
     VisibleWhen,
 )
 
@@ -113,6 +114,15 @@ def test_only_declared_options_can_be_selected() -> None:
     )
     assert check_create(shape, {"one": "a", "many": ["a", "b"], "hint": "c"})["hint"] == "c"
     assert refusal(shape, {"one": "c", "many": ["a", {"b": 1}]}) == {"one": "option", "many": "option"}
+    with pytest.raises(Refused, match=r"one: is not one of the options: a, b$"):
+        check_create(shape, {"one": "c"})
+
+
+def test_of_many_options_a_refusal_names_some() -> None:
+    options = tuple(Option(value=f"o{number}", label="") for number in range(25))
+    shape = shaped(Column(name="one", type=ColumnType.STRING, widget="select", options=options))
+    with pytest.raises(Refused, match=r"o0, o1, .*, o19 and 5 more$"):
+        check_create(shape, {"one": "c"})
 
 
 def test_formulas_are_computed_from_defaults_and_input(ticket: ModelShape) -> None:
@@ -168,6 +178,18 @@ def test_moves_outside_the_machine_are_refused(ticket: ModelShape, before: str, 
     with pytest.raises(Refused) as refused:
         check_update(ticket, {"status": after}, {"status": before}, NOW)
     assert codes(refused.value) == {"status": code}
+
+
+def test_a_move_to_no_stage_is_told_in_words() -> None:
+    stages = ("new", "done")
+    shape = shaped(
+        Column(name="stage", type=ColumnType.STRING),
+        stage_field="stage",
+        stages=stages,
+        transitions=(Transition(source="new", target="done"),),
+    )
+    with pytest.raises(Refused, match="'new' to no stage is not allowed: from there to done"):
+        check_update(shape, {"stage": None}, {"stage": "new"}, NOW)
 
 
 def test_a_row_starts_in_a_stage_that_exists(ticket: ModelShape) -> None:

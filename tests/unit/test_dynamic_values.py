@@ -212,3 +212,11 @@ def test_no_input_breaks_a_reader(raw: Any) -> None:
 )
 def test_stored_types_are_recognised_however_they_are_spelled(spelled: str, kind: Kind) -> None:
     assert kind_of(spelled) is kind
+
+
+def test_json_that_is_nested_too_deeply_is_told_so() -> None:
+    deep: Any = []
+    for _ in range(300):
+        deep = [deep]
+    with pytest.raises(BadValue, match="at most 254 levels"):
+        read_value(column(Kind.JSON), deep)

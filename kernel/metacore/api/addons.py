@@ -10,7 +10,7 @@ from starlette.responses import Response
 from metacore.addons.catalog import catalog_of, manifests_of
 from metacore.addons.frontends import FrontendStore
 from metacore.addons.settings import InstallationSettings
-from metacore.api import envelope
+from metacore.api import envelope, etags
 from metacore.api.deps import OptionalPrincipalDependency, PrincipalDependency
 from metacore.api.model_schemas import OBJECT_BODY
 from metacore.api.records import RecordsEndpoint
@@ -98,11 +98,11 @@ def _reading(
         file = await services.frontends.read(digest, path)
         immutable = file.hashed or request.query_params.get("v", "") == digest[:16]
         headers = {
-            "ETag": f'"{file.etag}"',
+            "ETag": etags.quoted(file.etag),
             "Cache-Control": "public, max-age=31536000, immutable" if immutable else "public, no-cache",
             "X-Content-Type-Options": "nosniff",
         }
-        if _matches(request.headers.get("if-none-match", ""), file.etag):
+        if etags.matches(request.headers.get("if-none-match", ""), file.etag):
             return Response(status_code=304, headers=headers)
         return Response(file.content, media_type=file.content_type, headers=headers)
 
@@ -122,12 +122,6 @@ def _settings(router: APIRouter, services: AddonServices, authenticated: Princip
         await services.require(principal, "addons.update")
         values = services.records.parse_body(await request.body())
         return envelope.ok(await services.settings.write(principal.organization_id, key, values))
-
-
-def _matches(if_none_match: str, etag: str) -> bool:
-    """RFC 9110 13.1.2: a list of entity tags, compared weakly, or `*`."""
-    tags = {tag.strip().removeprefix("W/").strip('"') for tag in if_none_match.split(",")}
-    return etag in tags or "*" in tags
 
 
 def _served_digest(registry: Registry, key: str, principal: Principal | None) -> str:

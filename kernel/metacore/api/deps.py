@@ -18,6 +18,7 @@ from metacore.identity import Principal
 PrincipalDependency = Callable[..., Awaitable[Principal]]
 OptionalPrincipalDependency = Callable[..., Awaitable[Principal | None]]
 
+AUTHENTICATION_NEEDED = "authentication needed: send Authorization: Bearer <token>"
 MAX_ACCEPT_LANGUAGE = 256
 MAX_LANGUAGES = 16
 _LANGUAGE_TAG = re.compile(r"[A-Za-z]{1,8}(-[A-Za-z0-9]{1,8}){0,4}")
@@ -57,7 +58,7 @@ class _Required(_Bearer):
     async def __call__(self, request: Request) -> Principal:
         principal = await self.caller(request)
         if principal is None:
-            raise Unauthenticated("authentication needed: send Authorization: Bearer <token>")
+            raise Unauthenticated(AUTHENTICATION_NEEDED)
         return principal
 
 

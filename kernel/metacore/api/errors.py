@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from metacore import errors
 from metacore.api import envelope
@@ -32,8 +34,11 @@ STATUS: Mapping[type[errors.MetacoreError], int] = {
 FRAMEWORK_CODES: Mapping[int, str] = {400: "invalid_input", 404: "not_found", 405: "method_not_allowed"}
 """The `code` of a failure that the framework raises, by status."""
 
-MAX_PROBLEMS, MAX_NAME = 50, 64
-"""How much of a hostile body is told back: problems, and characters of a field's name."""
+MAX_PROBLEMS, MAX_NAME, MAX_PATH = 50, 64, 200
+"""How much of a hostile request is told back: problems, characters of a field's name and of a path."""
+
+NO_OBJECT = frozenset({"model_attributes_type", "model_type", "dict_type"})
+"""What pydantic calls a value that is no JSON object."""
 
 INTERNAL_ERROR = "internal error"
 
@@ -72,15 +77,24 @@ def from_validation(error: RequestValidationError) -> errors.InvalidInput:
         kind, location = str(item.get("type", "invalid")), item.get("loc", ())
         if kind == "json_invalid":
             return errors.InvalidInput("the body is not JSON", code="invalid_json")
+        if kind in NO_OBJECT and tuple(location) == ("body",):
+            return errors.InvalidInput(
+                "the body must be a JSON object, sent with Content-Type: application/json", code="invalid_json"
+            )
         names = [str(part)[:MAX_NAME] for part in location if part not in ("body", "query", "path", "header")]
         problems.append(errors.Problem(".".join(names) or "body", kind, str(item["msg"])))
     first = problems[0] if problems else errors.Problem("body", "invalid", "cannot be read")
     return errors.InvalidInput(f"invalid request: {first.field}: {first.message}", problems=problems)
 
 
-def from_http(error: HTTPException) -> Response:
+def from_http(error: HTTPException, scope: Scope) -> Response:
     """The envelope for an exception of the framework: unknown route, wrong method, unreadable form."""
     message = error.detail if isinstance(error.detail, str) else "request refused"
+    allowed = (error.headers or {}).get("Allow", "")
+    if error.status_code == 404 and message == HTTPStatus.NOT_FOUND.phrase:
+        message = f"there is nothing at {scope['path'][:MAX_PATH]}"
+    elif error.status_code == 405 and allowed:
+        message = f"{scope['method'][:MAX_NAME]} is not possible at {scope['path'][:MAX_PATH]}: it takes {allowed}"
     body = {"success": False, "message": message, "code": FRAMEWORK_CODES.get(error.status_code, "refused")}
     headers = dict(error.headers) if error.headers else None
     return envelope.raw(envelope.dumps(body), status=error.status_code, headers=headers)
@@ -94,7 +108,7 @@ def refuse_in_the_envelope(web: FastAPI, prefix: str) -> None:
         assert isinstance(error, HTTPException)
         path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
         if "endpoint" not in request.scope and f"{path}/".startswith(f"{prefix}/"):
-            return from_http(error)
+            return from_http(error, request.scope)
         answer: Any = before(request, error)
         reply: Response = await answer if inspect.isawaitable(answer) else answer
         return reply

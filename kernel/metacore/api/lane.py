@@ -9,13 +9,23 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from metacore.api.deps import AUTHENTICATION_NEEDED, with_locale
 from metacore.api.middleware import ROUTE_KEY
-from metacore.api.records import COLLECTION_METHODS, ROW_METHODS, RecordsEndpoint, render_failure
+from metacore.api.records import (
+    COLLECTION_METHODS,
+    ROW_METHODS,
+    UNCONDITIONAL,
+    Conditions,
+    RecordsEndpoint,
+    render_failure,
+)
 from metacore.auth.service import AuthService
 from metacore.errors import MetacoreError, PayloadTooLarge, Unauthenticated
-from metacore.identity import Principal
 
 UUID_LENGTH = 36
+AUTHORIZATION, ACCEPT_LANGUAGE = b"authorization", b"accept-language"
+IF_MATCH, IF_NONE_MATCH = b"if-match", b"if-none-match"
+HEADERS = frozenset({AUTHORIZATION, ACCEPT_LANGUAGE, IF_MATCH, IF_NONE_MATCH})
 
 
 class Lane:
@@ -34,23 +44,31 @@ class Lane:
             return
         model, row = target
         try:
-            principal = await self._principal(scope)
+            token, conditions, languages = _headers(scope)
+            principal = self._auth.authenticate_cached(token) or await self._auth.authenticate(token)
             body = b""
+            if languages and scope["method"] != "GET":
+                # Hooks may speak to the caller; what is read does not depend on the language.
+                principal = with_locale(principal, languages)
             if scope["method"] in ("POST", "PUT", "PATCH"):
                 received = await _read_body(receive, self._endpoint.max_body_bytes)
                 if received is None:
                     return
                 body = received
-            status, reply = await self._endpoint.respond(
-                principal, scope["method"], model, row, scope["query_string"], body
+            reply = await self._endpoint.respond(
+                principal, scope["method"], model, row, scope["query_string"], body, conditions
             )
         except MetacoreError as error:
-            status, reply = render_failure(error)
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply))]
-        if status == 401:
+            reply = render_failure(error)
+        headers = []
+        if reply.body:
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply.body))]
+        if reply.tag:
+            headers.append((b"etag", b'"%b"' % reply.tag.encode()))
+        if reply.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply})
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
 
     def _target(self, scope: Scope) -> tuple[str, str | None] | None:
         """The model and row that the path names, or None where FastAPI has to answer."""
@@ -75,15 +93,28 @@ class Lane:
             return parts[0], parts[1]
         return None
 
-    async def _principal(self, scope: Scope) -> Principal:
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                scheme, _, token = value.partition(b" ")
-                if scheme.lower() != b"bearer":
-                    break
-                text = token.strip().decode("latin-1")
-                return self._auth.authenticate_cached(text) or await self._auth.authenticate(text)
-        raise Unauthenticated("authentication needed: send Authorization: Bearer <token>")
+
+def _headers(scope: Scope) -> tuple[str, Conditions, str]:
+    """The token, the conditions and the accepted languages of a request.
+
+    Raises:
+        Unauthenticated: no token.
+    """
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in HEADERS:
+            # Of those that come twice the first counts, as Starlette takes them.
+            found.setdefault(name, value)
+    scheme, _, token = found.get(AUTHORIZATION, b"").partition(b" ")
+    token = token.strip()
+    if scheme.lower() != b"bearer" or not token:
+        raise Unauthenticated(AUTHENTICATION_NEEDED)
+    conditions = UNCONDITIONAL
+    if IF_MATCH in found or IF_NONE_MATCH in found:
+        conditions = Conditions(
+            found.get(IF_MATCH, b"").decode("latin-1"), found.get(IF_NONE_MATCH, b"").decode("latin-1")
+        )
+    return token.decode("latin-1"), conditions, found.get(ACCEPT_LANGUAGE, b"").decode("latin-1")
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes | None:

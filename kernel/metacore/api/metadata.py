@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Header
 from starlette.responses import Response
 
-from metacore.api import envelope
+from metacore.api import envelope, etags
 from metacore.api.deps import PrincipalDependency
 from metacore.api.route import KernelRoute
 from metacore.identity import Principal
@@ -44,8 +44,8 @@ def build_metadata_router(
 
         locale = metadata.negotiate(accept_language)
         version, shapes = await metadata.all(who.organization_id, locale, readable=may_read)
-        headers = {**SHARED_HEADERS, "ETag": f'"{version}"', "Content-Language": locale}
-        if _matches(if_none_match, version):
+        headers = {**SHARED_HEADERS, "ETag": etags.quoted(version), "Content-Language": locale}
+        if etags.matches(if_none_match, version):
             return Response(status_code=NOT_MODIFIED, headers=headers)
         return envelope.ok(shapes, headers=headers)
 
@@ -68,9 +68,3 @@ def build_metadata_router(
         return envelope.ok(shape, headers={**SHARED_HEADERS, "Content-Language": locale})
 
     return router
-
-
-def _matches(if_none_match: str, version: str) -> bool:
-    """RFC 9110 13.1.2: a list of entity tags, compared weakly, or `*`."""
-    tags = {tag.strip().removeprefix("W/").strip('"') for tag in if_none_match.split(",")}
-    return version in tags or "*" in tags

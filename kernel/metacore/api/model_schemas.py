@@ -32,6 +32,14 @@ LIST_PARAMETERS: Final[tuple[tuple[str, dict[str, Any], str], ...]] = (
     ("search", {"type": "string"}, "Text to find in the search columns"),
 )
 
+IF_MATCH: Final[dict[str, Any]] = {
+    "name": "If-Match",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "ETag of the row as it was read: 412 when it is another one by now",
+}
+
 OBJECT_BODY: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}
 }
@@ -174,8 +182,8 @@ def model_paths(model: LiveModel, prefix: str, words: Words) -> dict[str, Any]:
         root + "/{id}": {
             "parameters": [identifier],
             "get": operation("Read a row", "get", row),
-            "patch": operation("Change a row", "update", row, requestBody=body("update")),
-            "delete": operation("Delete a row", "delete", gone),
+            "patch": operation("Change a row", "update", row, requestBody=body("update"), parameters=[IF_MATCH]),
+            "delete": operation("Delete a row", "delete", gone, parameters=[IF_MATCH]),
         },
     }
 

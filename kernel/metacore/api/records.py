@@ -8,11 +8,12 @@ import orjson
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from metacore.api import envelope
+from metacore.api import envelope, etags
 from metacore.api.deps import PrincipalDependency
 from metacore.api.errors import failure_body, status_of
-from metacore.api.model_schemas import LIST_PARAMETERS, OBJECT_BODY
+from metacore.api.model_schemas import IF_MATCH, LIST_PARAMETERS, OBJECT_BODY
 from metacore.api.route import KernelRoute, refuse_nul
+from metacore.dynamic.rows import tag_of_envelope
 from metacore.dynamic.service import DynamicService
 from metacore.errors import InvalidInput, MetacoreError, PayloadTooLarge
 from metacore.identity import Principal
@@ -26,7 +27,28 @@ LISTED: dict[str, Any] = {
         for name, schema, description in LIST_PARAMETERS
     ]
 }
+CONDITIONAL: dict[str, Any] = {"parameters": [IF_MATCH]}
 ROW_METHODS = frozenset({"GET", "PUT", "PATCH", "DELETE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """The headers If-Match and If-None-Match of a request, '' where it has none."""
+
+    if_match: str = ""
+    if_none_match: str = ""
+
+
+UNCONDITIONAL = Conditions()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """`body` is JSON, empty for 304; `tag` is the row's entity tag, '' where the reply is no row."""
+
+    status: int
+    body: bytes
+    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +59,15 @@ class RecordsEndpoint:
     max_body_bytes: int
 
     async def respond(
-        self, principal: Principal, method: str, model: str, row: str | None, query: bytes, body: bytes
-    ) -> tuple[int, bytes]:
+        self,
+        principal: Principal,
+        method: str,
+        model: str,
+        row: str | None,
+        query: bytes,
+        body: bytes,
+        conditions: Conditions = UNCONDITIONAL,
+    ) -> Reply:
         """Serve one request. `row` is the id as it stands in the URL, `query` the raw query string.
 
         Raises:
@@ -46,15 +75,21 @@ class RecordsEndpoint:
         """
         if row is None:
             if method == "GET":
-                return 200, await self.dynamic.list_json(principal, model, parse_query(query))
-            return 201, await self.dynamic.create_json(principal, model, self.parse_body(body))
+                return Reply(200, await self.dynamic.list_json(principal, model, parse_query(query)))
+            return _row(201, await self.dynamic.create_json(principal, model, self.parse_body(body)))
         row_id = parse_uuid(row)
+        if query:
+            refuse_nul(query)
         if method == "GET":
-            return 200, await self.dynamic.get_json(principal, model, row_id)
+            reply = _row(200, await self.dynamic.get_json(principal, model, row_id))
+            known = conditions.if_none_match and etags.matches(conditions.if_none_match, reply.tag)
+            return Reply(304, b"", reply.tag) if known else reply
+        tags = etags.tags_of(conditions.if_match)
         if method == "DELETE":
-            await self.dynamic.delete(principal, model, row_id)
-            return 200, envelope.dumps({"success": True, "data": {"id": row}})
-        return 200, await self.dynamic.update_json(principal, model, row_id, self.parse_body(body))
+            await self.dynamic.delete(principal, model, row_id, tags=tags)
+            return Reply(200, envelope.dumps({"success": True, "data": {"id": row_id}}))
+        values = self.parse_body(body)
+        return _row(200, await self.dynamic.update_json(principal, model, row_id, values, tags=tags))
 
     def parse_body(self, body: bytes) -> dict[str, Any]:
         """The JSON object of a request.
@@ -93,8 +128,8 @@ def parse_query(query: bytes) -> list[tuple[str, str]]:
         raise InvalidInput(f"the query string has more than {MAX_QUERY_FIELDS} fields", code="invalid_query") from error
 
 
-def render_failure(error: MetacoreError) -> tuple[int, bytes]:
-    return status_of(error), envelope.dumps(failure_body(error))
+def render_failure(error: MetacoreError) -> Reply:
+    return Reply(status_of(error), envelope.dumps(failure_body(error)))
 
 
 def build_records_router(endpoint: RecordsEndpoint, authenticated: PrincipalDependency) -> APIRouter:
@@ -115,9 +150,9 @@ def build_records_router(endpoint: RecordsEndpoint, authenticated: PrincipalDepe
             )
         for method, what, extra in (
             ("GET", "Read a row", {}),
-            ("PUT", "Change a row", OBJECT_BODY),
-            ("PATCH", "Change a row", OBJECT_BODY),
-            ("DELETE", "Delete a row", {}),
+            ("PUT", "Change a row", {**OBJECT_BODY, **CONDITIONAL}),
+            ("PATCH", "Change a row", {**OBJECT_BODY, **CONDITIONAL}),
+            ("DELETE", "Delete a row", CONDITIONAL),
         ):
             router.add_api_route(
                 f"{root}/{{id}}", row, methods=[method], summary=what, include_in_schema=shown, openapi_extra=extra
@@ -128,10 +163,18 @@ def build_records_router(endpoint: RecordsEndpoint, authenticated: PrincipalDepe
 async def _reply(
     endpoint: RecordsEndpoint, request: Request, principal: Principal, model: str, row: str | None
 ) -> Response:
-    status, body = await endpoint.respond(
-        principal, request.method, model, row, request.scope["query_string"], await request.body()
+    conditions = Conditions(request.headers.get("if-match", ""), request.headers.get("if-none-match", ""))
+    reply = await endpoint.respond(
+        principal, request.method, model, row, request.scope["query_string"], await request.body(), conditions
     )
-    return envelope.raw(body, status=status)
+    headers = {"ETag": etags.quoted(reply.tag)} if reply.tag else None
+    if not reply.body:
+        return Response(status_code=reply.status, headers=headers)
+    return envelope.raw(reply.body, status=reply.status, headers=headers)
+
+
+def _row(status: int, body: bytes) -> Reply:
+    return Reply(status, body, tag_of_envelope(body))
 
 
 def _kind(value: object) -> str:

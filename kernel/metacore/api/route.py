@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from fastapi import APIRouter
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -19,7 +20,11 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class KernelRoute(APIRoute):
-    """An exception handler of the application would belong to the host; this one belongs to the route."""
+    """An exception handler of the application would belong to the host; this one belongs to the route.
+
+    `of_path` are the methods of all routes with this path: `Allow` names each of them (RFC 9110, 10.2.1)."""
+
+    of_path: frozenset[str] = frozenset()
 
     def finish(self, response: Response) -> Response:
         """Every reply of the route goes through here; a room's own route class may add headers."""
@@ -38,7 +43,7 @@ class KernelRoute(APIRoute):
             except RequestValidationError as error:
                 return self.finish(failure(from_validation(error)))
             except HTTPException as error:
-                return self.finish(from_http(error))
+                return self.finish(from_http(error, request.scope))
 
         return guarded
 
@@ -47,7 +52,18 @@ class KernelRoute(APIRoute):
             await super().handle(scope, receive, send)
         except HTTPException as error:
             # What the handler raises never gets here: this is the method that the route does not have.
-            await self.finish(from_http(error))(scope, receive, send)
+            error.headers = {"Allow": ", ".join(sorted(self.of_path or self.methods or ()))}
+            await self.finish(from_http(error, scope))(scope, receive, send)
+
+
+def share_methods(router: APIRouter) -> None:
+    """Tell every route of the kernel in `router` which methods the others of its path take."""
+    methods: dict[str, set[str]] = {}
+    routes = [route for route in router.routes if isinstance(route, KernelRoute)]
+    for route in routes:
+        methods.setdefault(route.path, set()).update(route.methods or ())
+    for route in routes:
+        route.of_path = frozenset(methods[route.path])
 
 
 def refuse_nul(query: bytes) -> None:

@@ -26,6 +26,7 @@ from metacore.api.options import build_options_router
 from metacore.api.outside import OutsideServices
 from metacore.api.permissions import build_permissions_router
 from metacore.api.records import RecordsEndpoint, build_records_router
+from metacore.api.route import share_methods
 from metacore.api.tools import build_tools_router
 from metacore.api.transfer import build_transfer_router
 from metacore.api.users import build_users_router
@@ -118,5 +119,6 @@ def kernel_routes(
         # Last: its `/dynamic/{model}/{id}` would answer for the routes above.
         build_records_router(services.records, services.principal),
     ):
+        share_methods(router)
         routes.include_router(router, prefix=prefix)
     return routes

@@ -163,7 +163,10 @@ def verify(content: bytes, signature: Signature | None, trusted: TrustedKeys) ->
         )
     if signature is None:
         if trusted.keys:
-            raise SignatureRefused("the bundle is not signed", code="unsigned")
+            raise SignatureRefused(
+                "the bundle is not signed: send the signature with it, which `metacore bundle sign` makes",
+                code="unsigned",
+            )
         return Verified(digest.hex(), "")
     _check_form(signature)
     if not hmac.compare_digest(bytes.fromhex(signature.digest), digest):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -34,6 +35,7 @@ class Operator(StrEnum):
 
 
 WORDS = frozenset({"eq", "ilike", "in", "gte", "lte", "range"})
+_LIKE_AN_OPERATOR = re.compile(r"([A-Za-z_]{1,16}):")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,13 @@ def parse_filter(column: ColumnShape, text: str) -> list[Condition]:
         return _conditions(column, word, rest)
     except BadValue as error:
         field = f"f_{column.name}"
+        message = error.message
+        if colon and word == "eq" and (meant := _LIKE_AN_OPERATOR.match(rest)) is not None:
+            message += f"; {meant[1]!r} is no operator, there are {', '.join(sorted(WORDS))}"
         raise InvalidInput(
-            f"filter {field}: {error.message}",
+            f"filter {field}: {message}",
             code="invalid_filter",
-            problems=[Problem(field, error.code, error.message)],
+            problems=[Problem(field, error.code, message)],
         ) from error
 
 

@@ -115,6 +115,8 @@ def read_objects(document: Any, limits: ImportLimits) -> ImportTable:
             rows.append(ImportRow(number, item))
         else:
             rows.append(ImportRow(number, problem="expected an object"))
+    if rows and not headers and any(row.problem for row in rows):
+        raise InvalidInput("none of the rows is an object with values", code="invalid_json")
     return ImportTable(tuple(headers), tuple(rows), typed=True)
 
 

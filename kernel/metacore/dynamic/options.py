@@ -109,7 +109,7 @@ class OptionsService:
             return Options("dynamic", await self._rows(principal, shape, OptionsSource(source=model.key), "", query))
         column = model.definition.column(query.field)
         if column is not None and column.secret:
-            raise _unknown_field(query.field)
+            raise _unknown_field(model, query.field)
         if column is not None and column.options_provider:
             return Options("dynamic", await self._provided(principal, column.options_provider, query))
         fixed = static_options(model, query.field)
@@ -122,8 +122,10 @@ class OptionsService:
             depends_on = column.depends_on if column is not None else ""
             return Options("dynamic", await self._rows(principal, other, source, depends_on, query))
         stored = shape.columns.get(query.field)
-        if stored is None or not stored.ordered:
-            raise _unknown_field(query.field)
+        if stored is None:
+            raise _unknown_field(model, query.field)
+        if not stored.ordered:
+            raise NotFound(f"field {stored.name!r} of model {model.key!r} has no options", code="unknown_field")
         return Options("dynamic", await self._distinct(principal, shape, stored, query))
 
     def _texts(self, rows: list[dict[str, Any]], principal: Principal, addon_key: str) -> list[dict[str, Any]]:
@@ -283,5 +285,5 @@ def _as_stored(column: ColumnShape, text: str) -> Any:
         return None
 
 
-def _unknown_field(field: str) -> NotFound:
-    return NotFound(f"field {field[:64]!r} has no options", code="unknown_field")
+def _unknown_field(model: LiveModel, field: str) -> NotFound:
+    return NotFound(f"model {model.key!r} has no field {field[:64]!r}", code="unknown_field")

@@ -66,7 +66,7 @@ class PostgresRows:
         statement = _kept(shape, ("current", schema, held), lambda: build.current_statement(shape, schema, held=held))
         values = {"organization": principal.organization_id, "id": row_id}
         found = await self._read(shape, statement, values)
-        return Current(found[0][0], exact(found[0][1])) if found else None
+        return Current(found[0][0], exact(found[0][1]), found[0][1].encode()) if found else None
 
     async def insert(
         self, shape: ModelShape, principal: Principal, row_id: uuid.UUID, columns: Mapping[str, Any]

@@ -20,6 +20,7 @@ MAX_OFFSET = 10_000_000
 """Rows that a numbered page may skip: PostgreSQL walks them all. A cursor reaches any depth at the cost of page one."""
 
 MAX_DIGITS = 18
+BEYOND: int = 10**MAX_DIGITS
 FILTER_PREFIX = "f_"
 
 
@@ -127,11 +128,13 @@ def rows_equal(shape: ModelShape, equal: Mapping[str, Any], limit: int) -> ListQ
 
 
 def _order(shape: ModelShape, given: dict[str, str]) -> tuple[str, bool]:
-    """The sort column and whether it runs backwards; newest first when the client named no usable column."""
+    """The sort column and whether it runs backwards: by creation when the client named none, newest first when it named
+    one that cannot be sorted by, since `order` was meant for that one."""
     name = given.get("sortBy", "")
+    descending = given.get("order", "desc").lower() != "asc"
     if name in shape.readable_names and shape.columns[name].ordered:
-        return name, given.get("order", "desc").lower() != "asc"
-    return ("created_at" if "created_at" in shape.readable_names else "id"), True
+        return name, descending
+    return ("created_at" if "created_at" in shape.readable_names else "id"), descending or bool(name)
 
 
 def _count(given: dict[str, str]) -> Count:
@@ -146,6 +149,9 @@ def _number(given: dict[str, str], name: str, default: int) -> int:
     if not text:
         return default
     digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS):
+    if not (digits.isascii() and digits.isdigit()):
         raise InvalidInput(f"{name}: expected a whole number", code="invalid_query")
+    if len(digits) > MAX_DIGITS:
+        # Beyond every limit, so it need not be read to be clamped or refused like any number that is too large.
+        return BEYOND if digits == text else -BEYOND
     return int(text)

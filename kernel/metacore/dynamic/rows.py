@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Mapping
@@ -11,15 +12,29 @@ from typing import Any, Protocol
 
 from metacore.dynamic.query import Count, ListQuery
 from metacore.dynamic.shape import ModelShape
+from metacore.errors import Conflict, NotFound, StaleVersion
 from metacore.identity import Principal
+
+ROW_BEGINS = b'{"success":true,"data":'
+TAG_BYTES = 16
+NO_TAGS: frozenset[str] = frozenset()
+"""Entity tags of a caller who did not say which version of the row is meant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """A row as it is now. `version` differs whenever the row does."""
+    """A row as it is now. `version` differs whenever the row does, `body` is what a reader gets of it."""
 
     version: str
     row: Mapping[str, Any]
+    body: bytes
+
+    def require(self, tags: frozenset[str]) -> None:
+        """Raises:
+        StaleVersion: `tags` are not empty, and none of them is this row's or `*`.
+        """
+        if tags and "*" not in tags and tag_of(self.body) not in tags:
+            raise StaleVersion("the row was changed since it was read: read it again and repeat the change")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +89,32 @@ class Rows(Protocol):
         ...
 
 
+def no_row() -> NotFound:
+    return NotFound("no such row", code="unknown_row")
+
+
+def contended() -> Conflict:
+    return Conflict("the row is being changed by others all the time; try again", code="contention")
+
+
 def exact(body: bytes | str) -> dict[str, Any]:
     """The row for those who compute with it, formulas and hooks: decimals are `Decimal`."""
     row: dict[str, Any] = json.loads(body, parse_float=Decimal)
     return row
 
 
+def tag_of(body: bytes | memoryview) -> str:
+    """The entity tag of a row's JSON: another one as soon as anything that can be read of the row is another."""
+    return hashlib.blake2b(body, digest_size=TAG_BYTES).hexdigest()
+
+
 def row_envelope(body: bytes) -> bytes:
-    return b'{"success":true,"data":' + body + b"}"
+    return ROW_BEGINS + body + b"}"
+
+
+def tag_of_envelope(reply: bytes) -> str:
+    """`tag_of` the row in a reply that `row_envelope` made."""
+    return tag_of(memoryview(reply)[len(ROW_BEGINS) : -1])
 
 
 def list_envelope(

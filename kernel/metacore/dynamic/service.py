@@ -21,7 +21,7 @@ from metacore.dynamic.counting import OperationCounter
 from metacore.dynamic.hook_points import Hook, HookContext, HookPoint, HookRegistry, run_after, run_before
 from metacore.dynamic.postgres import PostgresRows
 from metacore.dynamic.query import parse_shaped_query, rows_equal
-from metacore.dynamic.rows import Current, Rows, exact, row_envelope
+from metacore.dynamic.rows import NO_TAGS, Current, Rows, contended, exact, no_row, row_envelope
 from metacore.dynamic.rules import needs_current, rules_of
 from metacore.dynamic.sequences import next_number, numbered
 from metacore.dynamic.shape import ModelShape, shape_of
@@ -36,7 +36,6 @@ from metacore.dynamic.validation import (
     increased,
     whole_row,
 )
-from metacore.errors import Conflict, NotFound
 from metacore.identity import Principal
 from metacore.ids import new_uuid
 from metacore.metadata.validators import OrganizationValidators, ValidatorSource
@@ -115,7 +114,7 @@ class DynamicService:
         with self._counter.of(shape.model.key, "get"):
             body = await self._rows.get(shape, principal, row_id)
             if body is None:
-                raise _no_row()
+                raise no_row()
             return row_envelope(body)
 
     async def create_json(
@@ -136,20 +135,23 @@ class DynamicService:
         *,
         increments: Mapping[str, Any] | None = None,
         by_code: bool = False,
+        tags: frozenset[str] = NO_TAGS,
     ) -> bytes:
         """Change the columns in `values`, and only them; add `increments` to what numbers are, without losing any that
-        others add meanwhile."""
+        others add meanwhile. With `tags` only if one of them is the row's (or `*`), else StaleVersion."""
         shape = await self._open(principal, name, "update")
         with self._counter.of(shape.model.key, "update"):
             accepted = _accepted(shape, values, by_code)
             added = _accepted(shape, increments or {}, by_code)
-            return row_envelope(await self._update(shape, principal, row_id, accepted, added))
+            return row_envelope(await self._update(shape, principal, row_id, accepted, added, tags))
 
-    async def delete(self, principal: Principal, name: str, row_id: uuid.UUID) -> dict[str, Any]:
-        """Delete the row, or mark it as deleted where the model says so. Gives it as it was."""
+    async def delete(
+        self, principal: Principal, name: str, row_id: uuid.UUID, *, tags: frozenset[str] = NO_TAGS
+    ) -> dict[str, Any]:
+        """Delete the row, or mark it as deleted where the model says so. Gives it as it was. `tags` as in a change."""
         shape = await self._open(principal, name, "delete")
         with self._counter.of(shape.model.key, "delete"):
-            row: dict[str, Any] = orjson.loads(await self._delete(shape, principal, row_id))
+            row: dict[str, Any] = orjson.loads(await self._delete(shape, principal, row_id, tags))
             return row
 
     async def find(
@@ -204,15 +206,16 @@ class DynamicService:
         shape = shape_of(self._registry.model_for(name, principal.organization_id))
         held = await hold_row(self._db, connection, shape, principal, row_id)
         if held is None:
-            raise _no_row()
+            raise no_row()
         return held
 
-    async def _delete(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID) -> bytes:
+    async def _delete(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID, tags: frozenset[str]) -> bytes:
         hooks = self.hooks.at(HookPoint.BEFORE_DELETE, shape.model)
         for _ in range(ATTEMPTS):
-            current = await self._current(shape, principal, row_id) if hooks else None
+            current = await self._current(shape, principal, row_id) if hooks or tags else None
             context = HookContext(principal, shape.model, row_id, current.row if current else None)
             if current is not None:
+                current.require(tags)
                 await run_before(hooks, context, dict(current.row))
             body = await self._rows.delete(shape, principal, row_id, current.version if current else None)
             if body is not None:
@@ -223,8 +226,8 @@ class DynamicService:
                     await self._run_after(after, HookContext(principal, shape.model, row_id, row), row)
                 return body
             if current is None:
-                raise _no_row()
-        raise _contended()
+                raise no_row()
+        raise contended()
 
     async def list(
         self, principal: Principal, name: str, params: Sequence[tuple[str, str]] = ()
@@ -290,6 +293,7 @@ class DynamicService:
         row_id: uuid.UUID,
         accepted: Mapping[str, Any],
         increments: Mapping[str, Any],
+        tags: frozenset[str],
     ) -> bytes:
         hooks = self.hooks.at(HookPoint.BEFORE_UPDATE, shape.model)
         after = self.hooks.at(HookPoint.AFTER_UPDATE, shape.model)
@@ -298,8 +302,9 @@ class DynamicService:
         for _ in range(ATTEMPTS):
             given = dict(accepted)
             current: Current | None = None
-            if watched or increments or needs_current(rules_of(shape), given):
+            if watched or increments or tags or needs_current(rules_of(shape), given):
                 current = await self._current(shape, principal, row_id)
+                current.require(tags)
             if current is not None and increments:
                 given |= increased(shape, current.row, increments)
             context = HookContext(principal, shape.model, row_id, current.row if current else None)
@@ -311,7 +316,7 @@ class DynamicService:
             if not columns:
                 body = await self._rows.get(shape, principal, row_id)
                 if body is None:
-                    raise _no_row()
+                    raise no_row()
                 return body
             columns |= await self._computed(shape, context, columns)
             version = current.version if current else None
@@ -325,8 +330,8 @@ class DynamicService:
                     await self._run_after(after, context, exact(body))
                 return body
             if current is None:
-                raise _no_row()
-        raise _contended()
+                raise no_row()
+        raise contended()
 
     async def _computed(self, shape: ModelShape, context: HookContext, columns: Mapping[str, Any]) -> dict[str, Any]:
         """Values of columns that code computes, from the row as it will be."""
@@ -365,7 +370,7 @@ class DynamicService:
     async def _current(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID) -> Current:
         current = await self._rows.current(shape, principal, row_id)
         if current is None:
-            raise _no_row()
+            raise no_row()
         return current
 
     async def _custom(self, shape: ModelShape, principal: Principal, given: Mapping[str, Any]) -> Custom:
@@ -388,11 +393,3 @@ def _nothing() -> None:
 def _data(envelope: bytes) -> dict[str, Any]:
     data: dict[str, Any] = orjson.loads(envelope)["data"]
     return data
-
-
-def _no_row() -> NotFound:
-    return NotFound("no such row", code="unknown_row")
-
-
-def _contended() -> Conflict:
-    return Conflict("the row is being changed by others all the time; try again", code="contention")

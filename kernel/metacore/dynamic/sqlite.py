@@ -85,7 +85,7 @@ class SqliteRows:
 
     async def current(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID) -> Current | None:
         body = await self.get(shape, principal, row_id)
-        return None if body is None else Current(body.decode(), exact(body))
+        return None if body is None else Current(body.decode(), exact(body), body)
 
     async def insert(
         self, shape: ModelShape, principal: Principal, row_id: uuid.UUID, columns: Mapping[str, Any]

@@ -32,7 +32,8 @@ def move_problem(definition: ModelDefinition, before: Any, after: Any) -> Proble
     if after in targets:
         return None
     allowed = f"from there to {', '.join(targets)}" if targets else "there is no move from there"
-    return Problem(definition.stage_field, "transition", f"{before!r} to {after!r} is not allowed: {allowed}")
+    to = "no stage" if after is None else repr(after)
+    return Problem(definition.stage_field, "transition", f"{before!r} to {to} is not allowed: {allowed}")
 
 
 def set_by_move(shape: ModelShape, before: Any, after: Any, now: datetime.datetime) -> dict[str, Any]:

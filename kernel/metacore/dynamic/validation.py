@@ -22,6 +22,9 @@ from metacore.errors import InvalidInput, MetacoreError, Problem, Refused
 
 log = logging.getLogger(__name__)
 
+MAX_CHOICES = 20
+"""Options that a refusal names."""
+
 CustomValidator = Callable[[Any], str | None]
 """Gets a value that is not null; gives what is wrong with it, or None."""
 
@@ -213,7 +216,7 @@ def _take(
     if rule.options is not None:
         chosen = raw if rule.column.kind is Kind.JSON and isinstance(raw, list) else [raw]
         if not all(_hashable(item) and item in rule.options for item in chosen):
-            findings.add(name, "option", "is not one of the options")
+            findings.add(name, "option", f"is not one of the options: {_choices(rule)}")
 
 
 def _check_limits(rule: ColumnRules, limits: Limits, value: Any, findings: Findings) -> None:
@@ -315,6 +318,13 @@ def _matches(regex: str, value: str) -> bool:
 
 def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _choices(rule: ColumnRules) -> str:
+    declared = rule.column.declared
+    values = [str(option.value) for option in declared.options] if declared is not None else []
+    more = f" and {len(values) - MAX_CHOICES} more" if len(values) > MAX_CHOICES else ""
+    return ", ".join(values[:MAX_CHOICES]) + more
 
 
 def _hashable(value: Any) -> bool:

@@ -133,7 +133,7 @@ def _int(column: ColumnShape, raw: Any) -> int:
 def _integer(column: ColumnShape, number: int) -> int:
     bound = 1 << (column.bits - 1)
     if not -bound <= number < bound:
-        raise BadValue("out_of_range", f"between {-bound} and {bound - 1}")
+        raise BadValue("out_of_range", f"must be between {-bound} and {bound - 1}")
     return number
 
 
@@ -218,7 +218,7 @@ def _json(_column: ColumnShape, raw: Any) -> Any:
     try:
         encoded = orjson.dumps(raw)
     except TypeError:
-        raise BadValue("type", "expected a JSON value with numbers of at most 64 bits") from None
+        raise BadValue("type", "expected a JSON value of at most 254 levels, with numbers of at most 64 bits") from None
     # PostgreSQL's jsonb has no NUL. The escape may also be a written-out backslash, so look again before refusing.
     if b"\\u0000" in encoded and _holds_nul(raw):
         raise BadValue("invalid_character", "the NUL character cannot be stored")

@@ -1,0 +1,24 @@
+"""Entity tags: which version of something a client has, and whether that is still the one there (RFC 9110, 13)."""
+
+from __future__ import annotations
+
+ANY = "*"
+
+
+def tags_of(header: str) -> frozenset[str]:
+    """The tags of an If-Match or If-None-Match header, or `*`; empty without one.
+
+    Weak ones count like strong ones: a proxy that compresses a reply weakens its tag, and the row is the same.
+    """
+    tags = (part.strip().removeprefix("W/").strip('"') for part in header.split(","))
+    return frozenset(tag for tag in tags if tag)
+
+
+def matches(header: str, tag: str) -> bool:
+    """Whether `header` names `tag`, or takes any."""
+    tags = tags_of(header)
+    return tag in tags or ANY in tags
+
+
+def quoted(tag: str) -> str:
+    return f'"{tag}"'
