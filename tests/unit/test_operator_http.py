@@ -16,7 +16,7 @@ from metacore_operator.resources.addon import Addon, parse_addon
 from metacore_operator.sources.download import Downloader
 from metacore_operator.sources.http import HttpSource
 from metacore_operator.sources.references import References
-from metacore_operator.sources.source import Fetched, Stored, nothing_stored
+from metacore_operator.sources.source import Fetched, Look, Stored, nothing_stored
 
 BUNDLE, OTHER = b"the bundle", b"the other bundle"
 NAMES = ("/b.tar.gz", "/b.tar.gz.sig.json")
@@ -119,7 +119,7 @@ async def test_whoever_wants_it_anew_or_has_nothing_gets_all_of_it() -> None:
     async with server.running():
         await http.fetch(server.addon(), keeping(BUNDLE))
         server.answered()
-        await http.fetch(server.addon(), keeping(BUNDLE), anew=True)
+        await http.fetch(server.addon(), keeping(BUNDLE), look=Look.ALL)
         assert server.answered() == [200, 200]
         await http.fetch(server.addon(), nothing_stored)
         assert server.answered()[0] == 200

@@ -27,7 +27,7 @@ from metacore_operator.sources.oci import (
     chosen_layers,
 )
 from metacore_operator.sources.references import ALLOW, References
-from metacore_operator.sources.source import AskLater
+from metacore_operator.sources.source import AskLater, Look
 
 BUNDLE, SIGNATURE = b"the bundle", b'{"signature": 1}'
 
@@ -356,7 +356,7 @@ async def test_a_digest_whose_bundle_is_installed_is_not_asked_for_again() -> No
         assert await source.fetch(named) == first, "nothing of it is installed any more"
         assert "GET manifests" in registry.requests
         registry.requests.clear()
-        assert await source.fetch(named, everything, anew=True) == first
+        assert await source.fetch(named, everything, look=Look.ALL) == first
         assert "GET manifests" in registry.requests
 
 
@@ -424,7 +424,7 @@ async def test_a_registry_that_wants_to_be_left_alone_says_for_how_long() -> Non
         source, tag = source_of(registry), addon(f"{registry.host}/addons/tickets:1.0.0")
         await source.fetch(tag, everything)
         registry.refuses = web.Response(status=429, headers={"Retry-After": "900"})
-        for anew in (False, True):
+        for look in Look:
             with pytest.raises(AskLater, match="answered 429, not to be asked before 20") as caught:
-                await source.fetch(tag, everything, anew=anew)
+                await source.fetch(tag, everything, look=look)
             assert caught.value.seconds == 900

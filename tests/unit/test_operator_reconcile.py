@@ -28,7 +28,7 @@ from metacore_operator.outcomes import Done, Reason, Stalled, Waiting
 from metacore_operator.resources.addon import FORCE, PAUSE, REQUESTED_AT, Addon, parse_addon
 from metacore_operator.resources.spec import SourceKind
 from metacore_operator.resources.status import Phase
-from metacore_operator.sources.source import Fetched, Stored, nothing_stored
+from metacore_operator.sources.source import Fetched, Look, Stored, nothing_stored
 from metacore_operator.steps.context import Ports
 from metacore_operator.steps.fence import Fencing, Reverification
 from metacore_operator.steps.reconcile import reconcile, remove
@@ -84,7 +84,7 @@ class World:
         self.others: dict[str, InstalledAddon] = {}
         self.handlers: list[OpenHandler] = []
         self.away: bool | Unavailable = False
-        self.asked: list[bool] = []
+        self.asked: list[Look] = []
         self.known: bytes | None = None
         self.rehearsed = 0
         self.rehearsal = Rehearsal()
@@ -104,8 +104,8 @@ class World:
 
     # Source
 
-    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, anew: bool = False) -> Fetched:
-        self.asked.append(anew)
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, look: Look = Look.CHEAP) -> Fetched:
+        self.asked.append(look)
         self.known = await stored(hashlib.sha256(self.content).hexdigest())
         if isinstance(self.away, Unavailable):
             raise self.away

@@ -26,7 +26,7 @@ from metacore_operator.conditions import Summary
 from metacore_operator.outcomes import Done, Reason, Stalled, Waiting
 from metacore_operator.resources.addon import FORCE, REQUESTED_AT, Addon
 from metacore_operator.resources.status import Phase
-from metacore_operator.sources.source import AskLater
+from metacore_operator.sources.source import AskLater, Look
 from metacore_operator.steps.reconcile import remove
 from metacore_operator.steps.sightings import Sightings
 from metacore_operator.steps.state import Tenant
@@ -210,10 +210,10 @@ async def test_a_source_is_not_asked_before_it_wants_to_be() -> None:
     assert world.asked == [] and again.status == held.status and again.events == ()
 
     await world.reconcile(after(held, {REQUESTED_AT: "now"}))
-    assert world.asked == [True], "somebody asks"
+    assert world.asked == [Look.ALL], "somebody asks"
     clock.now += 1
     back = await world.reconcile(after(held))
-    assert world.asked == [True, False] and condition(back, "Fetched") == ("True", "SourceAvailable")
+    assert world.asked == [Look.ALL, Look.CHEAP] and condition(back, "Fetched") == ("True", "SourceAvailable")
 
 
 async def test_a_force_that_is_still_open_does_not_ask_such_a_source_again_and_again() -> None:
@@ -225,12 +225,12 @@ async def test_a_force_that_is_still_open_does_not_ask_such_a_source_again_and_a
     for _ in range(3):
         clock.now += 60
         forced = await world.reconcile(after(forced, {FORCE: "one"}))
-    assert world.asked == [True]
+    assert world.asked == [Look.ALL]
     assert forced.status.last_handled_force == ""
 
     world.away = False
     done = await world.reconcile(after(forced, {FORCE: "two"}))
-    assert world.asked == [True, True]
+    assert world.asked == [Look.ALL, Look.ALL]
     assert done.status.last_handled_force == "two"
 
 
@@ -244,23 +244,28 @@ async def test_a_first_installation_waits_as_long_as_the_source_wants() -> None:
     clock.now += 600
     second = await world.reconcile(after(first))
     assert isinstance(second.decisive, Waiting) and second.decisive.retry_after == 300
-    assert world.asked == [False]
+    assert world.asked == [Look.CHEAP]
     assert isinstance((await world.reconcile(changed(after(second)))).decisive, Done), "another spec, another source"
 
 
 @pytest.mark.parametrize(
-    ("annotations", "fenced", "anew"),
-    [({}, "", False), ({FORCE: "1"}, "", True), ({REQUESTED_AT: "1"}, "", True), ({}, "untrusted", True)],
+    ("annotations", "fenced", "look"),
+    [
+        ({}, "", Look.CHEAP),
+        ({FORCE: "1"}, "", Look.ALL),
+        ({REQUESTED_AT: "1"}, "", Look.ALL),
+        ({}, "untrusted", Look.SIGNATURE),
+    ],
 )
 async def test_everything_is_asked_for_when_somebody_wants_it_or_a_signature_may_help(
-    annotations: dict[str, str], fenced: str, anew: bool
+    annotations: dict[str, str], fenced: str, look: Look
 ) -> None:
     world = World()
     ready = await world.reconcile()
     assert world.row is not None
     world.row, world.asked = replace(world.row, fenced_reason=fenced), []
     await world.reconcile(after(ready, annotations))
-    assert world.asked == [anew]
+    assert world.asked == [look]
 
 
 async def test_after_a_refused_signature_everything_is_asked_for() -> None:
@@ -271,7 +276,7 @@ async def test_after_a_refused_signature_everything_is_asked_for() -> None:
     world.sign(KEY)
     world.asked = []
     assert isinstance((await world.reconcile(after(refused))).decisive, Done)
-    assert world.asked == [True]
+    assert world.asked == [Look.SIGNATURE]
 
 
 async def test_a_failure_while_the_source_is_away_is_tried_again_without_it() -> None:

@@ -6,7 +6,7 @@ from metacore.errors import Refused, Unavailable
 from metacore_operator.resources.addon import Addon
 from metacore_operator.sources.folder import SIGNATURE_SUFFIX
 from metacore_operator.sources.references import References
-from metacore_operator.sources.source import Fetched, Stored, nothing_stored
+from metacore_operator.sources.source import Fetched, Look, Stored, nothing_stored
 
 
 class ConfigMapSource:
@@ -15,7 +15,7 @@ class ConfigMapSource:
     def __init__(self, references: References) -> None:
         self._references = references
 
-    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, anew: bool = False) -> Fetched:
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, look: Look = Look.CHEAP) -> Fetched:
         source = addon.spec.source.config_map
         if source is None:
             raise Refused("the Addon names no ConfigMap", code="source_refused")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from metacore.errors import Refused, Unavailable
 from metacore_operator.resources.addon import Addon
-from metacore_operator.sources.source import LARGEST_BUNDLE, LARGEST_SIGNATURE, Fetched, Stored, nothing_stored
+from metacore_operator.sources.source import LARGEST_BUNDLE, LARGEST_SIGNATURE, Fetched, Look, Stored, nothing_stored
 
 SIGNATURE_SUFFIX = ".sig.json"
 
@@ -23,7 +23,7 @@ class FolderSource:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, anew: bool = False) -> Fetched:
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, look: Look = Look.CHEAP) -> Fetched:
         path = addon.spec.source.path
         if path is None:
             raise Refused("the Addon names no path", code="source_refused")

@@ -18,7 +18,7 @@ from metacore_operator.sources.folder import SIGNATURE_SUFFIX
 from metacore_operator.sources.logins import DOCKER_HUB, Login, login_of
 from metacore_operator.sources.memory import Memory
 from metacore_operator.sources.references import References
-from metacore_operator.sources.source import LARGEST_BUNDLE, LARGEST_SIGNATURE, Fetched, Stored, nothing_stored
+from metacore_operator.sources.source import LARGEST_BUNDLE, LARGEST_SIGNATURE, Fetched, Look, Stored, nothing_stored
 
 BUNDLE_TYPE = "application/vnd.metacore.bundle.v1.tar+gzip"
 SIGNATURE_TYPE = "application/vnd.metacore.signature.v1+json"
@@ -93,13 +93,13 @@ class OciSource:
         self._plain = frozenset(plain)
         self._memory: Memory[_Pulled] = Memory()
 
-    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, anew: bool = False) -> Fetched:
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, look: Look = Look.CHEAP) -> Fetched:
         source = addon.spec.source.oci
         if source is None:
             raise Refused("the Addon names no OCI reference", code="source_refused")
         reference = Reference.parse(source.ref)
         asked = source.model_dump_json()
-        pulled = self._memory.recall(addon, asked) if not anew else None
+        pulled = self._memory.recall(addon, asked) if look is Look.CHEAP else None
         known = await stored(pulled.bundle) if pulled is not None else None
         if pulled is not None and known is not None and reference.digest:
             return Fetched(known, pulled.signature, source.ref)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from metacore.errors import Unavailable
@@ -29,6 +30,15 @@ class Fetched:
     origin: str
 
 
+class Look(StrEnum):
+    """How closely a source is looked at: what cannot have changed is not asked for; the signature is, because another
+    one beside the same bundle may be the remedy; or everything is, because somebody wants it."""
+
+    CHEAP = "cheap"
+    SIGNATURE = "signature"
+    ALL = "all"
+
+
 Stored = Callable[[str], Awaitable[bytes | None]]
 """Gives the bytes that are kept under a SHA-256 in hex, or None."""
 
@@ -46,10 +56,8 @@ class AskLater(Unavailable):
 
 
 class Source(Protocol):
-    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, anew: bool = False) -> Fetched:
+    async def fetch(self, addon: Addon, stored: Stored = nothing_stored, *, look: Look = Look.CHEAP) -> Fetched:
         """The bundle that the Addon names. What is `stored` already under the digest it must have is not fetched again.
-
-        `anew` asks for everything else, also for what cannot have changed since it was asked for last.
 
         Raises:
             AskLater: not before so many seconds have passed.

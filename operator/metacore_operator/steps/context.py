@@ -16,6 +16,7 @@ from metacore.installer.steps import Rehearsal
 from metacore.manifest.model import Capability
 from metacore_operator.conditions import Observed
 from metacore_operator.resources.addon import Addon
+from metacore_operator.sources.shelf import Shelf
 from metacore_operator.sources.source import Fetched, Sources
 from metacore_operator.steps.demands import Demands
 from metacore_operator.steps.organizations import Chosen
@@ -114,6 +115,7 @@ class Ports:
     demands: Demands = field(default_factory=Demands)
     rehearsals: Rehearsals = field(default_factory=Rehearsals)
     sightings: Sightings = field(default_factory=Sightings)
+    shelf: Shelf = field(default_factory=Shelf)
     progress: Callable[[str], None] = lambda _text: None
 
 

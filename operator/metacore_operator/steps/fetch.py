@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 from dataclasses import replace
 
+from metacore.bundle.read import digest_of
 from metacore.errors import Refused, Unavailable
 from metacore_operator.outcomes import ConditionType, Done, Outcome, Reason, Stalled, Waiting
 from metacore_operator.resources.addon import REQUESTED_AT
-from metacore_operator.sources.source import AskLater, Fetched
+from metacore_operator.resources.spec import SourceKind
+from metacore_operator.sources.source import AskLater, Fetched, Look
 from metacore_operator.steps.context import Context
+
+REMOTE = frozenset({SourceKind.OCI, SourceKind.HTTP})
+"""Sources whose bundles travel."""
 
 
 async def run(context: Context) -> Outcome:
@@ -21,15 +26,20 @@ async def run(context: Context) -> Outcome:
     if spec.signature is not None and spec.signature.secret_ref is not None and context.ports.references is None:
         return Stalled(Reason.SOURCE_UNSUPPORTED, "spec.signature.secretRef is not supported here")
     pinned = await _pinned(context)
-    if pinned is not None and not _anew(context):
+    look = _look(context)
+    if pinned is not None and look is Look.CHEAP:
         return _taken(context, pinned)
     held = context.ports.sightings.held(context.addon)
     try:
         if held is not None:
             return _taken(context, pinned, held[1]) if pinned else await _without(context, held[1], held[0])
-        fetched = await source.fetch(context.addon, lambda digest: _kept(context, digest), anew=_anew(context))
+        fetched = await source.fetch(context.addon, lambda digest: _kept(context, digest), look=look)
+        if look is Look.ALL:
+            context.ports.sightings.looked(context.addon)
+        if kind in REMOTE:
+            await _shelve(context, fetched.content)
         signature = await _signature(context)
-        if pinned is not None and hashlib.sha256(fetched.content).hexdigest() != spec.digest:
+        if pinned is not None and digest_of(fetched.content) != spec.digest:
             # What the source says of another bundle is no news of this one.
             return _taken(context, pinned, "the source has another one")
     except (AskLater, Unavailable, Refused) as error:
@@ -49,13 +59,16 @@ def _taken(context: Context, pinned: Fetched, why: str = "the source is not aske
     return Done(Reason.SOURCE_AVAILABLE, f"{pinned.origin} is taken; {why}")
 
 
-def _anew(context: Context) -> bool:
-    """Whether the source is asked for everything, also for what cannot have changed: somebody wants it, or what it gave
-    last was not good enough, and a signature beside the same bundle may be the remedy."""
+def _look(context: Context) -> Look:
+    """Everything is for whoever wants it, once. A signature beside the same bundle may be the remedy when what the
+    source gave last was not good enough."""
     addon, installed = context.addon, context.installed
     verified = addon.status.condition(ConditionType.VERIFIED)
     refused = verified is not None and verified.status != "True"
-    return _asked(context) or refused or (installed is not None and bool(installed.fenced_reason))
+    if _asked(context) and not context.ports.sightings.has_looked(addon):
+        return Look.ALL
+    fenced = installed is not None and bool(installed.fenced_reason)
+    return Look.SIGNATURE if _asked(context) or refused or fenced else Look.CHEAP
 
 
 def _asked(context: Context) -> bool:
@@ -106,12 +119,25 @@ async def _signature(context: Context) -> bytes | None:
 
 
 async def _kept(context: Context, digest: str) -> bytes | None:
-    """A bundle of this addon that the database has under that digest: it need not travel again every minute."""
-    installed = context.installed
-    if installed is None or installed.digest != digest or installed.owner_uid != context.addon.metadata.uid:
-        return None
+    """A bundle that is installed, or was fetched for this Addon before: it need not travel again every minute."""
+    if not _installed(context, digest):
+        return await context.ports.shelf.recall(context.addon.metadata.uid, digest)
     found = await context.ports.state.bundle(digest)
     return found.content if found is not None else None
+
+
+def _installed(context: Context, digest: str) -> bool:
+    installed = context.installed
+    return installed is not None and installed.digest == digest and installed.owner_uid == context.addon.metadata.uid
+
+
+async def _shelve(context: Context, content: bytes) -> None:
+    """Whatever becomes of it: what is installed lies in the database, anything else is looked at again."""
+    digest, uid = await asyncio.to_thread(digest_of, content), context.addon.metadata.uid
+    if _installed(context, digest):
+        context.ports.shelf.forget(uid)
+    else:
+        await context.ports.shelf.keep(uid, digest, content)
 
 
 async def _pinned(context: Context) -> Fetched | None:

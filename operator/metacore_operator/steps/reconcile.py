@@ -117,6 +117,7 @@ async def remove(addon: Addon, ports: Ports) -> Outcome:
         return Waiting(Reason.STEP_FAILED, f"removing failed: {type(error).__name__}")
     ports.demands.forget(addon.key)
     ports.sightings.forget(addon.metadata.uid)
+    ports.shelf.forget(addon.metadata.uid)
     kept = "data dropped" if addon.spec.deletion_policy == "Drop" else "data kept"
     return Done(Reason.REMOVED, f"addon {addon.key!r} was removed, {kept}")
 

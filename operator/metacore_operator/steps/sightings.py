@@ -27,6 +27,7 @@ class Sightings:
         self._clock = clock
         self._seen: dict[str, tuple[int, str]] = {}
         self._holds: dict[str, _Hold] = {}
+        self._looked: dict[str, tuple[str, str]] = {}
 
     def saw(self, addon: Addon, digest: str) -> None:
         """The source gave the bundle of `digest` for this generation of the spec."""
@@ -62,9 +63,18 @@ class Sightings:
             return None
         return rest, hold.message
 
+    def looked(self, addon: Addon) -> None:
+        """The source was asked for everything, as the annotations want."""
+        self._looked[addon.metadata.uid] = _asked(addon)
+
+    def has_looked(self, addon: Addon) -> bool:
+        """Whether that was for these very annotations: a wish that stays open fetches everything once."""
+        return self._looked.get(addon.metadata.uid) == _asked(addon)
+
     def forget(self, uid: str) -> None:
         self._seen.pop(uid, None)
         self._holds.pop(uid, None)
+        self._looked.pop(uid, None)
 
 
 def _asked(addon: Addon) -> tuple[str, str]:

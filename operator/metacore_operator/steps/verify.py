@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 
-from metacore.bundle.read import Bundle, read_bundle
+from metacore.bundle.read import Bundle, digest_of, read_bundle
 from metacore.bundle.signature import Signature, verify
 from metacore.errors import BundleRefused, InvalidInput, Refused, SignatureRefused
 from metacore.manifest.compatibility import check_kernel, satisfies
@@ -77,10 +76,6 @@ def fenced(installed: InstalledAddon) -> Stalled:
     return Stalled(
         Reason.FENCED, f"the signature is no longer trusted ({installed.fenced_reason}): nothing is served, data stays"
     )
-
-
-def digest_of(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _pinned(context: Context, bundle: Bundle) -> Outcome | None:
