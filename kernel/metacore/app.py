@@ -169,15 +169,13 @@ class App:
         that the host adds to it, also later, ask for a valid token.
 
         Raises:
-            Misconfigured: it is mounted already, or the prefix does not start with `/`.
+            Misconfigured: it is mounted already, or the prefix is no path.
         """
         prefix = prefix.rstrip("/")
-        if self._mounted or (prefix and not prefix.startswith("/")):
-            raise Misconfigured(
-                "an App is mounted once; make another App for another place"
-                if self._mounted
-                else f"the prefix {prefix!r} must start with '/'"
-            )
+        if self._mounted:
+            raise Misconfigured("an App is mounted once; make another App for another place")
+        if prefix and (not prefix.startswith("/") or "//" in prefix):
+            raise Misconfigured(f"the prefix {prefix!r} must start with '/', and each '/' be followed by a name")
         self._mounted = True
         services = self._services()
         routes = kernel_routes(services, prefix=prefix, lifespan=self._lifespan, described=target)
@@ -260,8 +258,14 @@ class App:
         config = self.config
         if config.require_kernel_role:
             await check_kernel_role(self.database)
-        if config.run_migrations or (config.run_migrations is False and await current_revision(self.database) is None):
+        revision = await current_revision(self.database)
+        if config.run_migrations or (config.run_migrations is False and revision is None):
             await create_all(self.database)
+        elif revision is None:
+            raise Misconfigured(
+                f"{self.database.shown_url} holds no tables of the kernel: run `metacore migrate`, or let the App make"
+                " them with run_migrations=True"
+            )
         if config.create_tables and self._factories:
             await create_host_tables(self.database, self._factories)
 

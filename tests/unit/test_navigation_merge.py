@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
 import pytest
 
 from metacore.errors import InvalidInput
 from metacore.manifest.model import Manifest, NavigationGroup, NavigationItem
+from metacore.manifest.read import parse_manifest
 from metacore.navigation import AddonNavigation, Group, Item, capabilities, contributed, merge, visible
 from metacore.registry import Installed, LiveAddon, Snapshot
 
 ORGANIZATION = uuid.uuid4()
+EXAMPLES = Path(__file__).parents[2] / "examples" / "addons"
 CORE = [
     {"title": "Sales", "icon": "cart", "target": "core.sales", "items": [{"title": "Orders", "url": "/orders"}]},
     {"title": "sidebar.admin", "icon": "gear", "items": [{"title": "Users", "url": "/users", "model": "users"}]},
@@ -192,3 +195,11 @@ def test_only_addons_that_serve_the_organization_contribute() -> None:
         },
     )
     assert [item.key for item in contributed(snapshot, ORGANIZATION)] == ["good"]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/manifest.json")), ids=lambda path: path.parent.name)
+def test_menus_of_the_examples_ask_for_what_their_models_are_guarded_by(path: Path) -> None:
+    manifest = parse_manifest(path.read_bytes())
+    resources = {name: model.key.lower() for model in manifest.models for name in (model.key, model.table)}
+    items = [item for group in manifest.navigation for item in group.items if item.model]
+    assert [item.permission for item in items] == [f"{resources[item.model]}.read" for item in items]

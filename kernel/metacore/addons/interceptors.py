@@ -1,15 +1,20 @@
 """Interceptors: code of the host that sees, changes or refuses an operation on a model before it happens.
 
-A key is `<model>::<operation>` with the operation create, update or delete. Interceptors are hooks with an owner, so
-that everything an addon registered can be taken out again when it leaves.
+A key is `<model>::<operation>` with the operation create, update or delete. Interceptors are hooks with an owner: those
+of an addon act only where it is enabled, and all that it registered can be taken out again when it leaves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
 
-from metacore.dynamic.hook_points import Hook, HookPoint, HookRegistry
+from metacore.dynamic.hook_points import Hook, HookContext, HookPoint, HookRegistry
 from metacore.errors import Misconfigured
+
+Acts = Callable[[str, UUID], bool]
+"""Whether interceptors of an addon act in an organization."""
 
 POINTS = {
     "create": HookPoint.BEFORE_CREATE,
@@ -21,12 +26,14 @@ POINTS = {
 class Interceptors:
     """Registered interceptors, by addon."""
 
-    def __init__(self, hooks: HookRegistry) -> None:
+    def __init__(self, hooks: HookRegistry, acts: Acts = lambda addon_key, organization_id: True) -> None:
         self._hooks = hooks
+        self._acts = acts
         self._removals: dict[str, list[Callable[[], None]]] = {}
 
     def register(self, addon_key: str, key: str, interceptor: Hook) -> None:
-        """Run `interceptor` before the operation that `key` (`<model>::<operation>`) names.
+        """Run `interceptor` before the operation that `key` (`<model>::<operation>`) names, wherever the addon is
+        enabled.
 
         Raises:
             Misconfigured: a key of another form.
@@ -36,7 +43,13 @@ class Interceptors:
             raise Misconfigured(
                 f"interceptor key {key!r}: write <model>::<operation>, with the operation create, update or delete"
             )
-        remove = self._hooks.register(POINTS[operation], model, interceptor)
+
+        async def where_enabled(context: HookContext, values: dict[str, Any]) -> Mapping[str, Any] | None:
+            if not self._acts(addon_key, context.principal.organization_id):
+                return None
+            return await interceptor(context, values)
+
+        remove = self._hooks.register(POINTS[operation], model, where_enabled)
         self._removals.setdefault(addon_key, []).append(remove)
 
     def remove(self, addon_key: str) -> int:

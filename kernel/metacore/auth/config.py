@@ -9,6 +9,7 @@ from metacore.settings import Settings
 
 MIN_SECRET_BYTES = 32
 """An HS256 key must not be shorter than its hash (RFC 7518, 3.2)."""
+WHERE = "METACORE_JWT_SECRETS (in a program of your own: AppConfig.jwt_secret)"
 SESSION_TTL = 180 * 86_400
 
 
@@ -40,9 +41,9 @@ class AuthConfig:
 
     def __post_init__(self) -> None:
         if not self.jwt_secrets:
-            raise Misconfigured("no secret for access tokens: set METACORE_JWT_SECRETS")
+            raise Misconfigured(f"no secret for access tokens: set {WHERE}")
         if any(len(secret.encode()) < MIN_SECRET_BYTES for secret in self.jwt_secrets):
-            raise Misconfigured(f"METACORE_JWT_SECRETS: each secret needs at least {MIN_SECRET_BYTES} bytes")
+            raise Misconfigured(f"{WHERE}: each secret needs at least {MIN_SECRET_BYTES} bytes")
 
     @classmethod
     def from_settings(cls, settings: Settings) -> AuthConfig:
