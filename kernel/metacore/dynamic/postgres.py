@@ -25,6 +25,7 @@ from metacore.dynamic.violations import explained
 from metacore.errors import Unavailable
 from metacore.events.canonical import Verb
 from metacore.identity import Principal
+from metacore.manifest.model import Relation
 from metacore.orm import cause
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,19 @@ class PostgresRows:
             shape, ("delete", schema, guarded), lambda: build.delete_statement(shape, schema, guarded=guarded)
         )
         return await self._write(shape, statement, _change(shape, principal, Verb.DELETED, row_id, version))
+
+    async def aggregate(
+        self, shape: ModelShape, principal: Principal, relation: Relation, key: Any
+    ) -> Mapping[str, Any]:
+        schema = shape.model.schema_of(principal.organization_id)
+        values = common.children_values(shape, relation, key, build.POSTGRESQL)
+        statement = _kept(
+            shape,
+            ("aggregate", schema, repr(relation)),
+            lambda: build.aggregate_statement(shape, schema, relation),
+        )
+        found = await self._read(shape, statement, values | {"organization": principal.organization_id})
+        return exact(found[0][0])
 
     async def number(self, organization_id: uuid.UUID, place: SequencePlace) -> int:
         values = {

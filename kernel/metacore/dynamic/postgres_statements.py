@@ -25,6 +25,7 @@ from metacore.dynamic.query import Count, ListQuery
 from metacore.dynamic.shape import ColumnShape, Kind, ModelShape
 from metacore.dynamic.statements import Spelled
 from metacore.events.canonical import Verb
+from metacore.manifest.model import Relation
 from metacore.orm.events import Event
 from metacore.orm.sequences import SequenceCounter
 
@@ -144,6 +145,26 @@ def current_statement(shape: ModelShape, schema: str, *, held: bool = False) -> 
     # As text, which every driver hands on with every digit.
     body = sa.select(sa.cast(_row(shown), sa.Text)).correlate(row).scalar_subquery()
     return compiled(sa.select(row.c[version], body.label("body")).select_from(scope.join(row, sa.true())))
+
+
+def aggregate_statement(shape: ModelShape, schema: str, relation: Relation) -> Statement:
+    """Gives `body`, a JSON object: what the rollups of `relation` come to over the children of one parent."""
+    scope = _scope()
+    table = common.table_of(shape, schema, POSTGRESQL).alias("t")
+    found = (
+        sa.select(*common.aggregates(shape, table.c, relation, "t"))
+        .where(
+            *common.children(shape, table.c, relation, POSTGRESQL),
+            *_mine(shape, table, scope),
+            *common.visible(shape, table.c),
+        )
+        .correlate(scope)
+        .offset(_NOTHING_SKIPPED)
+        .lateral("found")
+    )
+    shown = sa.select(*found.c).correlate(found).subquery("r_")
+    body = sa.select(sa.cast(_row(shown), sa.Text)).correlate(found).scalar_subquery()
+    return compiled(sa.select(body.label("body")).select_from(scope.join(found, sa.true())))
 
 
 def insert_statement(shape: ModelShape, schema: str, columns: Sequence[str]) -> Statement:

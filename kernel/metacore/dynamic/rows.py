@@ -14,6 +14,7 @@ from metacore.dynamic.query import Count, ListQuery
 from metacore.dynamic.shape import ModelShape
 from metacore.errors import Conflict, NotFound, StaleVersion
 from metacore.identity import Principal
+from metacore.manifest.model import Relation
 
 ROW_BEGINS = b'{"success":true,"data":'
 TAG_BYTES = 16
@@ -82,6 +83,12 @@ class Rows(Protocol):
         self, shape: ModelShape, principal: Principal, row_id: uuid.UUID, version: str | None
     ) -> bytes | None:
         """The row as it was; None as for `update`."""
+        ...
+
+    async def aggregate(
+        self, shape: ModelShape, principal: Principal, relation: Relation, key: Any
+    ) -> Mapping[str, Any]:
+        """What the rollups of `relation` come to over the rows of `shape` whose foreign key is `key`, by target."""
         ...
 
     async def number(self, organization_id: uuid.UUID, place: SequencePlace) -> int:

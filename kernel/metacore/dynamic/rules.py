@@ -55,7 +55,8 @@ class Rules:
     """Everything that is checked at a save of one model.
 
     `inputs` are columns that formulas, constraints and stages read: a save that sets one needs the others' values.
-    `organization_columns` are those that an organization's own validators check.
+    `organization_columns` are those that an organization's own validators check, `zeros` sums and counts of children,
+    which a new row has none of.
     """
 
     columns: Mapping[str, ColumnRules]
@@ -65,6 +66,7 @@ class Rules:
     inputs: frozenset[str] = frozenset()
     stage_field: str = ""
     organization_columns: frozenset[str] = frozenset()
+    zeros: frozenset[str] = frozenset()
 
 
 def rules_of(shape: ModelShape) -> Rules:
@@ -110,6 +112,12 @@ def _derive(shape: ModelShape) -> Rules:
         stage_field=definition.stage_field if moves and definition.stage_field in shape.columns else "",
         organization_columns=frozenset(
             name for name, rule in columns.items() if rule.limits.validator.startswith(ORGANIZATION_PREFIX)
+        ),
+        zeros=frozenset(
+            rollup.target
+            for relation in definition.relations
+            for rollup in relation.rollups
+            if rollup.fn in ("sum", "count") and rollup.target in columns and not columns[rollup.target].has_default
         ),
     )
 

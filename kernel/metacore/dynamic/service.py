@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from copy import copy
 from typing import Any, Protocol, TypeAlias
 
@@ -17,10 +17,12 @@ import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.db.database import Database
+from metacore.dynamic.changing import Changing
 from metacore.dynamic.counting import OperationCounter
 from metacore.dynamic.hook_points import Hook, HookContext, HookPoint, HookRegistry, run_after, run_before
 from metacore.dynamic.postgres import PostgresRows
 from metacore.dynamic.query import parse_shaped_query, rows_equal
+from metacore.dynamic.rollups import rollups_of
 from metacore.dynamic.rows import NO_TAGS, Current, Rows, contended, exact, no_row, row_envelope
 from metacore.dynamic.rules import needs_current, rules_of
 from metacore.dynamic.sequences import next_number, numbered
@@ -30,11 +32,9 @@ from metacore.dynamic.transactions import HeldRow, hold_row, one_transaction
 from metacore.dynamic.validation import (
     Custom,
     CustomValidator,
-    check_computed,
     check_create,
     check_update,
     increased,
-    whole_row,
 )
 from metacore.identity import Principal
 from metacore.ids import new_uuid
@@ -211,13 +211,14 @@ class DynamicService:
 
     async def _delete(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID, tags: frozenset[str]) -> bytes:
         hooks = self.hooks.at(HookPoint.BEFORE_DELETE, shape.model)
+        rolled = rollups_of(self._registry, shape)
         for _ in range(ATTEMPTS):
-            current = await self._current(shape, principal, row_id) if hooks or tags else None
+            current = await self._current(shape, principal, row_id) if hooks or tags or rolled else None
             context = HookContext(principal, shape.model, row_id, current.row if current else None)
             if current is not None:
                 current.require(tags)
                 await run_before(hooks, context, dict(current.row))
-            body = await self._rows.delete(shape, principal, row_id, current.version if current else None)
+            body = await self._changing.delete(shape, principal, row_id, current)
             if body is not None:
                 self._on_commit()
                 after = self.hooks.at(HookPoint.AFTER_DELETE, shape.model)
@@ -278,8 +279,9 @@ class DynamicService:
             given = await run_before(hooks, HookContext(principal, shape.model, row_id), given)
         columns = check_create(shape, given, await self._custom(shape, principal, given))
         columns |= await numbered(self._rows, shape, principal.organization_id, columns)
-        columns |= await self._computed(shape, HookContext(principal, shape.model, row_id), columns)
-        body = await self._rows.insert(shape, principal, row_id, columns)
+        changing = self._changing
+        columns |= await changing.computed(shape, HookContext(principal, shape.model, row_id), columns)
+        body = await changing.insert(shape, principal, row_id, columns)
         self._on_commit()
         after = self.hooks.at(HookPoint.AFTER_CREATE, shape.model)
         if after:
@@ -297,8 +299,9 @@ class DynamicService:
     ) -> bytes:
         hooks = self.hooks.at(HookPoint.BEFORE_UPDATE, shape.model)
         after = self.hooks.at(HookPoint.AFTER_UPDATE, shape.model)
-        during = self.hooks.at(HookPoint.DURING_UPDATE, shape.model)
-        watched = bool(hooks or after or during or self.hooks.at(HookPoint.COMPUTE, shape.model))
+        others = (self.hooks.at(point, shape.model) for point in (HookPoint.DURING_UPDATE, HookPoint.COMPUTE))
+        watched = bool(hooks or after or any(others) or rollups_of(self._registry, shape))
+        changing = self._changing
         for _ in range(ATTEMPTS):
             given = dict(accepted)
             current: Current | None = None
@@ -318,12 +321,8 @@ class DynamicService:
                 if body is None:
                     raise no_row()
                 return body
-            columns |= await self._computed(shape, context, columns)
-            version = current.version if current else None
-            if during:
-                body = await self._update_within(shape, context, columns, version, during)
-            else:
-                body = await self._rows.update(shape, principal, row_id, columns, version)
+            columns |= await changing.computed(shape, context, columns)
+            body = await changing.update(shape, context, columns, current.version if current else None)
             if body is not None:
                 self._on_commit()
                 if after:
@@ -333,39 +332,9 @@ class DynamicService:
                 raise no_row()
         raise contended()
 
-    async def _computed(self, shape: ModelShape, context: HookContext, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """Values of columns that code computes, from the row as it will be."""
-        hooks = self.hooks.at(HookPoint.COMPUTE, shape.model)
-        if not hooks:
-            return {}
-        computed: dict[str, Any] = {}
-        row = whole_row(shape, context.before, columns)
-        for hook in hooks:
-            computed |= check_computed(shape, await hook(context, {**row, **computed}) or {})
-        return computed
-
-    async def _update_within(
-        self, shape: ModelShape, context: HookContext, columns: Mapping[str, Any], version: str | None, during: Hooks
-    ) -> bytes | None:
-        """`Rows.update` with hooks in its transaction; what they raise takes the change back."""
-        principal, row_id = context.principal, context.row_id
-        if self._db.dialect != "postgresql":
-            # One writer at a time: code that writes, too, would wait for this very change. So it runs before it.
-            row = whole_row(shape, context.before, columns)
-            for hook in during:
-                await hook(context, dict(row))
-            return await self._rows.update(shape, principal, row_id, columns, version)
-        async with AsyncExitStack() as stack:
-            rows = self._rows
-            if self._committed is None:
-                transaction = one_transaction(self._db, lock_seconds=0, owner=shape.model.addon_key)
-                connection = await stack.enter_async_context(transaction)
-                rows = PostgresRows(self._db, within=connection)
-            body = await rows.update(shape, principal, row_id, columns, version)
-            if body is not None:
-                for hook in during:
-                    await hook(context, exact(body))
-            return body
+    @property
+    def _changing(self) -> Changing:
+        return Changing(self._db, self._registry, self._rows, self._committed is not None, self.hooks, self._run_after)
 
     async def _current(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID) -> Current:
         current = await self._rows.current(shape, principal, row_id)

@@ -33,6 +33,7 @@ from metacore.dynamic.shape import TIME_KINDS, ColumnShape, Kind, ModelShape
 from metacore.errors import Conflict, MetacoreError, Problem, Refused, Unavailable
 from metacore.events.canonical import Verb
 from metacore.identity import Principal
+from metacore.manifest.model import Relation
 from metacore.orm.events import Event
 from metacore.orm.sequences import SequenceCounter
 
@@ -145,6 +146,17 @@ class SqliteRows:
                 await connection.execute(sa.delete(table).where(*mine))
             await _log(connection, shape, principal, Verb.DELETED, row_id, before=before)
         return before
+
+    async def aggregate(
+        self, shape: ModelShape, principal: Principal, relation: Relation, key: Any
+    ) -> Mapping[str, Any]:
+        table = _table(shape, principal)
+        statement = sa.select(*common.aggregates(shape, table.c, relation, table.name)).where(
+            *common.children(shape, table.c, relation, SQLITE), *_mine(shape, table, principal)
+        )
+        values = common.children_values(shape, relation, key, SQLITE)
+        async with self._reads(principal) as connection:
+            return dict((await connection.execute(statement, values)).mappings().one())
 
     async def number(self, organization_id: uuid.UUID, place: SequencePlace) -> int:
         values = {

@@ -12,12 +12,18 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import UserDefinedType
 
 from metacore.db.database import DialectName
+from metacore.db.rls import quoted
 from metacore.dynamic.filters import Condition, Operator
 from metacore.dynamic.query import ListQuery
 from metacore.dynamic.shape import TEXT_KINDS, ColumnShape, Kind, ModelShape
+from metacore.dynamic.values import read_value
+from metacore.manifest.expressions import parse_expression
+from metacore.manifest.model import Relation
 from metacore.orm.base import UtcDateTime
 
 ESCAPE = "\\"
+KEY = "key"
+"""Stands for the key of a parent, which is never null, where only the shape of a statement counts."""
 _WILDCARDS = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_"})
 
 
@@ -125,6 +131,41 @@ def filter_values(shape: ModelShape, query: ListQuery, dialect: DialectName) -> 
 def filter_shape(query: ListQuery) -> tuple[Any, ...]:
     """What of the filters changes the statement's text."""
     return tuple((condition.column, condition.operator) for condition in query.filters)
+
+
+def aggregates(shape: ModelShape, columns: Any, relation: Relation, alias: str) -> list[sa.ColumnElement[Any]]:
+    """The rollups of `relation` over rows of `shape`, each under its target. A sum over no rows is 0."""
+    found: list[sa.ColumnElement[Any]] = []
+    for rollup in relation.rollups:
+        value: sa.ColumnElement[Any] | None = columns[rollup.source] if rollup.source else None
+        if rollup.expr:
+            expression = parse_expression(rollup.expr, shape.columns.keys(), comparison=False)
+            value = sa.literal_column(expression.to_sql(lambda name: f"{alias}.{quoted(name)}"))
+        if value is None:
+            total: sa.ColumnElement[Any] = sa.func.count()
+        elif rollup.fn == "sum":
+            total = sa.func.coalesce(sa.func.sum(value), sa.literal_column("0"))
+        else:
+            total = getattr(sa.func, rollup.fn)(value)
+        found.append(total.label(rollup.target))
+    return found
+
+
+def children(shape: ModelShape, columns: Any, relation: Relation, dialect: DialectName) -> list[sa.ColumnElement[bool]]:
+    """The conditions of the rows that a parent has by `relation`; `children_values` has their parameters."""
+    conditions: list[sa.ColumnElement[bool]] = []
+    for name, value in {relation.foreign_key: KEY, **relation.scope}.items():
+        parameter = sa.bindparam(f"k_{name}", type_=sql_type(shape.columns[name], dialect))
+        conditions.append(columns[name].is_(None) if value is None else columns[name] == parameter)
+    return conditions
+
+
+def children_values(shape: ModelShape, relation: Relation, key: Any, dialect: DialectName) -> dict[str, Any]:
+    return {
+        f"k_{name}": bound(shape.columns[name], read_value(shape.columns[name], value), dialect)
+        for name, value in {relation.foreign_key: key, **relation.scope}.items()
+        if value is not None
+    }
 
 
 def after_cursor(

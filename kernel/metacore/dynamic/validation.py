@@ -84,6 +84,7 @@ def check_create(shape: ModelShape, given: Mapping[str, Any], custom: Custom = N
             # Forms send null for what was left empty: then the default is meant.
             continue
         _take(rule, raw, custom, findings, columns)
+    columns = dict.fromkeys(rules.zeros, 0) | columns
     # A value that was refused is not also missing.
     wrong = {problem.field for problem in findings.problems}
     for rule in rules.required:
@@ -270,7 +271,7 @@ def _compute(rules: Rules, row: dict[str, Any], findings: Findings) -> dict[str,
     for column, expression in rules.formulas:
         computed = expression.evaluate(row)
         try:
-            value = None if computed is None else read_value(column, _fitting(column, computed))
+            value = None if computed is None else read_value(column, fitting(column, computed))
         except BadValue as error:
             findings.add(column.name, error.code, f"{expression.text} gives {computed}: {error.message}")
             continue
@@ -282,7 +283,8 @@ def _compute(rules: Rules, row: dict[str, Any], findings: Findings) -> dict[str,
     return results
 
 
-def _fitting(column: ColumnShape, computed: Decimal | bool) -> Any:
+def fitting(column: ColumnShape, computed: Decimal | bool) -> Any:
+    """What was computed, as a value that a save of the column takes."""
     if column.kind is Kind.INT and isinstance(computed, Decimal):
         return int(computed.to_integral_value(ROUND_HALF_UP))
     if column.kind in TEXT_KINDS:
