@@ -7,6 +7,7 @@ MetacoreError
 ├── PermissionDenied        the caller lacks a capability                       (403)
 │   └── Fenced              the addon's signature is no longer trusted
 ├── NotFound                unknown model, row, action or field                 (404)
+├── TooSlow                 a body that does not come in reasonable time        (408)
 ├── Conflict                the state of the thing forbids it                   (409)
 │   ├── KeyOwned            another Addon claimed this key first
 │   └── ModelConflict       another addon or the host serves this model or table
@@ -78,6 +79,10 @@ class Fenced(PermissionDenied):
 
 class NotFound(MetacoreError):
     code = "not_found"
+
+
+class TooSlow(MetacoreError):
+    code = "too_slow"
 
 
 class Conflict(MetacoreError):

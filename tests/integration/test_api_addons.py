@@ -19,6 +19,7 @@ from tests.control_plane import FRONTEND, Headers, Plane, control_plane
 from tests.served import serving
 from tests.tickets import SIGNING_KEY, make_bundle, signed, tickets_manifest
 
+from metacore.api import addons, uploads
 from metacore.bundle.signature import sign
 from metacore.orm.tables import Addon, AddonRequest, Installation
 from metacore.version import __version__
@@ -250,6 +251,42 @@ async def test_a_caller_who_may_not_install_is_refused_before_the_body_is_read(p
         )
         assert reply.status_code == status
     assert asked == 0
+
+
+async def test_a_bundle_waits_for_its_slot_before_its_body_is_read(
+    database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(addons, "UPLOAD_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(uploads, "GRACE_SECONDS", 60.0)
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    asked: list[str] = []
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def body(who: str) -> AsyncIterator[bytes]:
+        # The transport of these tests asks for a chunk when the application does.
+        asked.append(who)
+        yield b'--x\r\nContent-Disposition: form-data; name="bundle"; filename="b"\r\n\r\n'
+        begun.set()
+        await go_on.wait()
+        yield b"no archive\r\n--x--\r\n"
+
+    async with control_plane(database_urls) as plane, plane.working():
+        url = f"{BASE}/installations/tickets"
+        first = asyncio.create_task(plane.client.post(url, content=body("ada"), headers={**plane.ada, **kind}))
+        await begun.wait()
+        refused = await plane.client.post(url, content=body("ada again"), headers={**plane.ada, **kind})
+        assert (refused.status_code, refused.json()["code"]) == (429, "uploads_busy")
+        assert refused.headers["retry-after"] == "10"
+        assert asked == ["ada"]
+        assert (await plane.install(plane.eve)).status_code == 201, "another organization has its own slot"
+        go_on.set()
+        assert (await first).json()["code"] == "not_gzip"
+        assert (await plane.install(plane.ada)).status_code == 201
+        monkeypatch.setattr(uploads, "GRACE_SECONDS", 0.05)
+        go_on.clear()
+        slow = await plane.client.post(url, content=body("ada"), headers={**plane.ada, **kind})
+        assert (slow.status_code, slow.json()["code"]) == (408, "too_slow")
+        assert slow.json()["message"] == "the bundle comes too slowly: it needs 64 KiB a second"
 
 
 async def test_disable_hides_enable_brings_back_with_the_data(installed: Plane) -> None:

@@ -290,6 +290,39 @@ async def test_two_files_are_parsed_at_a_time_of_different_organizations(
     assert len((await made.validate(acme, "tickets", b"title\na\n", "x.csv")).rows) == 1
 
 
+async def test_a_file_is_read_as_soon_as_it_may_be_parsed_and_not_before(
+    sqlite_desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def parse(*given: Any) -> ImportTable:
+        entered.release()
+        assert go_on.wait(60)
+        return read_table(*given)
+
+    monkeypatch.setattr(imports, "read_table", parse)
+    made, reads = service(sqlite_desk), []
+
+    async def validate(number: int) -> int:
+        def read() -> bytes:
+            reads.append(number)
+            return b"title\na\n"
+
+        async with made.admitted(sqlite_desk.caller(), "tickets") as one:
+            return len((await one.validate(read, "x.csv")).rows)
+
+    begun = [asyncio.create_task(validate(1))]
+    try:
+        assert await asyncio.to_thread(entered.acquire, timeout=60)
+        begun.append(asyncio.create_task(validate(2)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert reads == [1], "of one organization one file is parsed at a time"
+    finally:
+        go_on.set()
+    assert (await asyncio.gather(*begun), reads) == ([1, 1], [1, 2])
+
+
 async def test_one_organization_imports_two_files_at_a_time(sqlite_desk: Desk) -> None:
     creating, go_on = asyncio.Semaphore(0), asyncio.Event()
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import httpx2
 import pytest
 from fastapi import Header
+from starlette.datastructures import UploadFile
 from tests.accounts import serving
 from tests.desk import Desk, open_desk
 
+from metacore.api import uploads
 from metacore.api.records import RecordsEndpoint, build_records_router
 from metacore.api.transfer import build_transfer_router
 from metacore.db.database import Database
+from metacore.dynamic import imports
 from metacore.dynamic.exports import ExportService
-from metacore.dynamic.import_files import ImportLimits
+from metacore.dynamic.import_files import ImportLimits, ImportTable, read_table
 from metacore.dynamic.imports import ImportService
 from metacore.dynamic.service import DynamicService
 from metacore.identity import Principal
@@ -36,20 +41,127 @@ async def desk(sqlite_db: Database) -> Desk:
 @pytest.fixture
 async def client(desk: Desk) -> AsyncIterator[httpx2.AsyncClient]:
     """Callers say who they are by a header; `agent` holds nothing."""
+    async with client_of(desk, limits=ImportLimits(max_rows=50, max_bytes=5_000)) as made:
+        yield made
+
+
+@asynccontextmanager
+async def client_of(desk: Desk, **importing: Any) -> AsyncIterator[httpx2.AsyncClient]:
     permissions = PermissionService(MemoryPermissionStore())
     dynamic = DynamicService(desk.db, desk.registry)
-    limits = ImportLimits(max_rows=50, max_bytes=5_000)
 
     async def principal(role: Annotated[str, Header()] = "owner") -> Principal:
         return desk.caller(role=role)
 
     transfer = build_transfer_router(
         ExportService(desk.db, desk.registry, permissions=permissions),
-        ImportService(dynamic, desk.registry, permissions=permissions, limits=limits),
+        ImportService(dynamic, desk.registry, permissions=permissions, **importing),
         principal,
     )
     async with serving(transfer, build_records_router(RecordsEndpoint(dynamic, 1_000), principal)) as made:
         yield made
+
+
+class Waiting:
+    """A body of which nothing comes, and whether anybody asked for it."""
+
+    def __init__(self, *first: bytes) -> None:
+        self.first = first
+        self.asked = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        # The transport of these tests asks for a chunk when the application does.
+        for chunk in self.first:
+            yield chunk
+        self.asked.set()
+        await self.go_on.wait()
+        yield b"title\na\n"
+
+
+FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="x.csv"\r\n\r\ntitle\n'
+BODIES = [
+    ({"content-type": "text/csv"}, (b"title\n",)),
+    ({"content-type": "multipart/form-data; boundary=x"}, (FORM, b"x" * 3_000)),
+]
+
+
+@pytest.mark.parametrize("path", ["import", "import/validate"])
+async def test_an_import_waits_for_its_slot_before_its_body_is_read(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    headers = {"content-type": "text/csv"}
+    async with client_of(desk, slot_wait_seconds=0.05) as client:
+        begun = []
+        for _ in range(2):
+            body = Waiting()
+            begun.append(
+                (body, asyncio.create_task(client.post(f"/dynamic/tickets/{path}", content=body, headers=headers)))
+            )
+            await body.asked.wait()
+        late = Waiting()
+        refused = await client.post(f"/dynamic/tickets/{path}", content=late, headers=headers)
+        assert (refused.status_code, refused.json()["code"]) == (429, "imports_busy")
+        assert refused.headers["retry-after"] == "10"
+        assert not late.asked.is_set()
+        for body, task in begun:
+            body.go_on.set()
+            assert (await task).status_code == 200
+
+
+@pytest.mark.parametrize(("headers", "first"), BODIES)
+async def test_a_body_that_does_not_come_gives_its_slot_back(
+    client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], first: tuple[bytes, ...]
+) -> None:
+    monkeypatch.setattr(uploads, "GRACE_SECONDS", 0.05)
+    for _ in range(3):
+        slow = await client.post("/dynamic/tickets/import", content=Waiting(*first), headers=headers)
+        assert (slow.status_code, slow.json()["code"]) == (408, "too_slow")
+        assert slow.json()["message"] == "the file comes too slowly: it needs 64 KiB a second"
+    assert (await client.post("/dynamic/tickets/import", files=file("title\na\n"))).status_code == 200
+
+
+async def test_a_long_upload_goes_on_as_long_as_it_comes_at_a_rate(
+    client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any grace it lives by what has come: a byte a second is enough for its 4,006 bytes to last."""
+    monkeypatch.setattr(uploads, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(uploads, "LEAST_BYTES_PER_SECOND", 1)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"title\n"
+        for _ in range(20):
+            await asyncio.sleep(0)
+            yield b"a\n"
+
+    reply = await client.post("/dynamic/tickets/import", content=body(), headers={"content-type": "text/csv"})
+    assert (reply.status_code, reply.json()["data"]["created"]) == (200, 20)
+
+
+async def test_a_large_file_is_on_the_disk_and_not_in_memory_until_it_is_parsed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    made: list[Any] = []
+
+    class Watched(UploadFile):
+        def __init__(self, *given: Any, **more: Any) -> None:
+            super().__init__(*given, **more)
+            made.append(self)
+
+    def parse(content: bytes, filename: str, limits: ImportLimits) -> ImportTable:
+        seen.append(made[0]._in_memory)
+        return read_table(content, filename, limits)
+
+    monkeypatch.setattr(uploads, "UploadFile", Watched)
+    monkeypatch.setattr(imports, "read_table", parse)
+    async with client_of(desk, limits=ImportLimits()) as client:
+        content = b"title\n" + (b"a" * 150 + b"\n") * 9_000
+        assert len(content) > uploads.SPOOLED_BYTES
+        reply = await client.post(
+            "/dynamic/tickets/import/validate", content=content, headers={"content-type": "text/csv"}
+        )
+    assert (reply.status_code, seen, made[0].file.closed) == (200, [False], True), reply.text
 
 
 def file(content: bytes | str, name: str = "rows.csv") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Addons over HTTP (contract 16): what a tenant has and could have, settings, frontend files."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -16,6 +16,7 @@ from metacore.api.model_schemas import OBJECT_BODY
 from metacore.api.records import RecordsEndpoint
 from metacore.api.route import KernelRoute
 from metacore.db.database import Database
+from metacore.dynamic.fair_slots import FairSlots
 from metacore.errors import NotFound, PermissionDenied
 from metacore.identity import Principal
 from metacore.permissions.service import PermissionService
@@ -36,11 +37,21 @@ class AddonRoute(KernelRoute):
         return response
 
 
+UPLOADS = 2
+"""Bundles of one process, of different organizations, that come or are read. Each takes about three times its size in
+memory: as it came, unpacked, and on its way to the database."""
+UPLOAD_WAIT_SECONDS = 10.0
+
+
+def upload_slots() -> FairSlots:
+    return FairSlots(UPLOADS, 1, wait_seconds=UPLOAD_WAIT_SECONDS, what="uploads of bundles", code="uploads_busy")
+
+
 @dataclass(frozen=True, slots=True)
 class AddonServices:
     """What the routes need. `sealer` opens the secrets that a worker sealed
     for who asked; `wait_seconds` is how long a route waits for a worker before it answers 202; `load` makes this
-    process serve what the database says now."""
+    process serve what the database says now. Whoever brings a bundle holds one of `uploads` until it is stored."""
 
     database: Database
     registry: Registry
@@ -52,6 +63,7 @@ class AddonServices:
     sealer: Sealer | None
     wait_seconds: float
     load: Callable[[], Awaitable[int]]
+    uploads: FairSlots = field(default_factory=upload_slots)
 
     async def may(self, principal: Principal, capability: str) -> bool:
         if self.permissions is not None:

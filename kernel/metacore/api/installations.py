@@ -46,15 +46,8 @@ def build_installations_router(services: AddonServices, authenticated: Principal
     async def install(request: Request, principal: Caller, key: str) -> Response:
         # Before the body: nobody sends megabytes in order to be refused.
         await services.require(principal, "addons.install")
-        content, signature = await read_bundle_form(request, services.max_upload_bytes)
-        read = await asyncio.to_thread(read_bundle, content)
-        if read.manifest.key != key:
-            raise InvalidInput(
-                f"the bundle is of addon {read.manifest.key!r}, the URL names {key[:64]!r}", code="wrong_key"
-            )
-        submitted = await requests.submit(
-            services.database, principal, "install", key, bundle=content, signature=signature
-        )
+        async with services.uploads.of(principal.organization_id):
+            submitted = await _submitted(services, request, principal, key)
         return await _answer(services, request, principal, submitted, trusted=True)
 
     @router.post("/installations/{key}/enable", summary="Enable an installed addon")
@@ -85,6 +78,17 @@ def build_installations_router(services: AddonServices, authenticated: Principal
         return await _answer(services, request, principal, parse_uuid(id), wait=0, trusted=trusted)
 
     return router
+
+
+async def _submitted(services: AddonServices, request: Request, principal: Principal, key: str) -> UUID:
+    """A request with the bundle that the body brings; when this returns, the bundle is in memory no more."""
+    content, signature = await read_bundle_form(request, services.max_upload_bytes)
+    read = await asyncio.to_thread(read_bundle, content)
+    if read.manifest.key != key:
+        raise InvalidInput(
+            f"the bundle is of addon {read.manifest.key!r}, the URL names {key[:64]!r}", code="wrong_key"
+        )
+    return await requests.submit(services.database, principal, "install", key, bundle=content, signature=signature)
 
 
 async def _answer(

@@ -1,13 +1,12 @@
 """Files of rows, out and in (contract 6)."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
@@ -16,15 +15,16 @@ from metacore.api.deps import PrincipalDependency
 from metacore.api.errors import failure_body, status_of
 from metacore.api.records import parse_query
 from metacore.api.route import KernelRoute
+from metacore.api.uploads import uploaded_body, uploaded_form
 from metacore.dynamic.exports import Export, ExportService
-from metacore.dynamic.imports import ImportReport, ImportService
-from metacore.errors import InvalidInput, PayloadTooLarge, Refused
+from metacore.dynamic.imports import Import, ImportService
+from metacore.errors import InvalidInput, Refused
 from metacore.identity import Principal
 
 ROOTS = (("/dynamic/{model}", True), ("/data/{model}/me", False), ("/data/{model}", False))
-FORM_OVERHEAD = 65_536
-"""Bytes that a form may have besides its file: boundaries, headers, small fields."""
 MAX_FIELDS = 16
+MAX_FIELD_BYTES = 1_048_576
+"""Of one that is no file. All of them together have as much as the form may have besides its file."""
 
 UPLOAD: dict[str, Any] = {
     "requestBody": {
@@ -55,10 +55,6 @@ class ClosingStream(StreamingResponse):
             await super().stream_response(send)
 
 
-class _TooLarge(MultiPartException):
-    """Of this kind, so that the parser closes what it has spooled."""
-
-
 def build_transfer_router(exports: ExportService, imports: ImportService, principal: PrincipalDependency) -> APIRouter:
     """`/export`, `/export/template`, `/import`, `/import/validate` of rows. Include it before the routes of rows."""
     router = APIRouter(route_class=KernelRoute, tags=["transfer"])
@@ -71,7 +67,8 @@ def build_transfer_router(exports: ExportService, imports: ImportService, princi
         return await _download(await exports.template(who, model, format))
 
     async def import_rows(request: Request, model: str, who: Caller) -> Response:
-        report = await _imported(request, model, who, imports, imports.run)
+        async with _admitted(request, model, who, imports) as (admitted, file):
+            report = await admitted.run(file.file.read, file.filename or "")
         body: dict[str, Any] = {"success": True, "data": report.imported_json()}
         if len(report.failures) < len(report.rows):
             return envelope.raw(await asyncio.to_thread(envelope.dumps, body))
@@ -80,7 +77,8 @@ def build_transfer_router(exports: ExportService, imports: ImportService, princi
         return envelope.raw(await asyncio.to_thread(envelope.dumps, body), status=status_of(nothing))
 
     async def validate(request: Request, model: str, who: Caller) -> Response:
-        report = await _imported(request, model, who, imports, imports.validate)
+        async with _admitted(request, model, who, imports) as (admitted, file):
+            report = await admitted.validate(file.file.read, file.filename or "")
         body = {"success": True, "data": report.validated_json()}
         return envelope.raw(await asyncio.to_thread(envelope.dumps, body))
 
@@ -123,56 +121,33 @@ async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
         yield chunk
 
 
-Importing = Callable[[Principal, str, bytes, str], Awaitable[ImportReport]]
+@asynccontextmanager
+async def _admitted(
+    request: Request, model: str, who: Principal, imports: ImportService
+) -> AsyncIterator[tuple[Import, UploadFile]]:
+    """A slot for an import, and only then its file: nobody sends megabytes in order to be refused or to wait."""
+    async with imports.admitted(who, model) as admitted, read_upload(request, imports.limits.max_bytes) as file:
+        yield admitted, file
 
 
-async def _imported(
-    request: Request, model: str, who: Principal, imports: ImportService, run: Importing
-) -> ImportReport:
-    # Before the body: nobody sends megabytes in order to be refused.
-    await imports.open(who, model)
-    content, filename = await read_upload(request, imports.limits.max_bytes)
-    return await run(who, model, content, filename)
-
-
-async def read_upload(request: Request, max_bytes: int) -> tuple[bytes, str]:
-    """The file of a form (field `file`) or the body itself, and a name that tells its format.
+@asynccontextmanager
+async def read_upload(request: Request, max_bytes: int) -> AsyncIterator[UploadFile]:
+    """The file of a form (field `file`) or the body itself, with a name that tells its format.
 
     Raises:
         InvalidInput: a form without the file, or one that cannot be read.
-        PayloadTooLarge: as soon as more than `max_bytes` have come.
+        PayloadTooLarge: as soon as more than `max_bytes` have come. TooSlow: it does not come in reasonable time.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    try:
-        if kind == "multipart/form-data":
-            return await _form_file(request, max_bytes)
-        chunks = [chunk async for chunk in _bounded(request.stream(), max_bytes)]
-    except _TooLarge:
-        raise PayloadTooLarge(f"the file is larger than {max_bytes} bytes") from None
-    return b"".join(chunks), "body.csv" if kind == "text/csv" else "body.json"
-
-
-async def _form_file(request: Request, max_bytes: int) -> tuple[bytes, str]:
-    stream = _bounded(request.stream(), max_bytes + FORM_OVERHEAD)
-    try:
-        form = await MultiPartParser(request.headers, stream, max_files=1, max_fields=MAX_FIELDS).parse()
-    except _TooLarge:
-        raise
-    except MultiPartException as error:
-        raise InvalidInput(f"the form cannot be read: {error.message}", code="invalid_form") from None
-    try:
+    if kind != "multipart/form-data":
+        name = "body.csv" if kind == "text/csv" else "body.json"
+        async with uploaded_body(request, "file", max_bytes, name) as body:
+            yield body
+        return
+    async with uploaded_form(
+        request, "file", max_bytes, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+    ) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
             raise InvalidInput("the form needs a file in its field 'file'", code="file_required")
-        return await file.read(), file.filename or ""
-    finally:
-        await form.close()
-
-
-async def _bounded(stream: AsyncIterator[bytes], limit: int) -> AsyncGenerator[bytes, None]:
-    size = 0
-    async for chunk in stream:
-        size += len(chunk)
-        if size > limit:
-            raise _TooLarge("too large")
-        yield chunk
+        yield file

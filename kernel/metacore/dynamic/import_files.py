@@ -45,13 +45,13 @@ _LONGEST_TAG = 4096
 @dataclass(frozen=True, slots=True)
 class ImportLimits:
     """`max_bytes` bounds the file, `max_json_bytes` one that is JSON, which must be parsed as a whole; `max_unpacked`
-    bounds what a spreadsheet unpacks to."""
+    bounds what a spreadsheet unpacks to: its reader takes up to three times that."""
 
     max_rows: int = 10_000
     max_columns: int = 512
     max_bytes: int = 67_108_864
     max_json_bytes: int = 8_388_608
-    max_unpacked: int = 268_435_456
+    max_unpacked: int = 67_108_864
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -28,13 +29,15 @@ CONCURRENT_ROWS = 8
 PARSED_AT_ONCE = 2
 """Files of one process: a thread that parses leaves little of the interpreter to others, and takes much memory."""
 CONCURRENT_IMPORTS = 8
-"""Of one process, parsed or about to be: their rows are kept until the last one is created."""
+"""Of one process, whose files come, are parsed or about to be: their rows are kept until the last one is created."""
 IMPORTS_OF_ONE_ORGANIZATION = 2
 SLOT_WAIT_SECONDS = 10.0
 """How long an import waits for others; then its caller is told to come back."""
 ROWS_PER_SLICE = 500
 """Rows that a thread checks before it looks for others who want to run."""
 INTERNAL_ERROR = "internal error"
+
+Read = Callable[[], bytes]
 
 
 class Creator(Protocol):
@@ -104,6 +107,33 @@ class _Prepared:
     problem: str = ""
 
 
+class Import:
+    """One import into one model that was let in. `read` gives the file's content; it is called once, from a thread, as
+    soon as the file may be parsed.
+    """
+
+    def __init__(self, service: ImportService, principal: Principal, shape: ModelShape) -> None:
+        self._service = service
+        self._principal = principal
+        self._shape = shape
+
+    async def run(self, read: Read, filename: str) -> ImportReport:
+        """Create a row for each row of the file; a row that fails does not keep the others from being created.
+
+        Raises:
+            InvalidInput, PayloadTooLarge: the file as a whole cannot be read, or none of its headers is a column.
+            TooManyRequests: others are parsed and do not end in time; nothing was created.
+        """
+        return await self._service._run(self._principal, self._shape, read, filename)
+
+    async def validate(self, read: Read, filename: str) -> ImportReport:
+        """What `run` would refuse because of the values alone: nothing is written and no hook runs.
+
+        Raises as `run` does.
+        """
+        return await self._service._validate(self._principal, self._shape, read, filename)
+
+
 class ImportService:
     """Imports into live models. `validators` and `custom_validators` are those of the dynamic service."""
 
@@ -129,20 +159,31 @@ class ImportService:
         self._running = FairSlots(CONCURRENT_IMPORTS, IMPORTS_OF_ONE_ORGANIZATION, **waiting)
         self._parsing = FairSlots(PARSED_AT_ONCE, 1, **waiting)
 
-    async def run(self, principal: Principal, name: str, content: bytes, filename: str) -> ImportReport:
-        """Create a row for each row of the file; a row that fails does not keep the others from being created.
+    @asynccontextmanager
+    async def admitted(self, principal: Principal, name: str) -> AsyncIterator[Import]:
+        """An import of the caller's, which holds its slot while the block runs. Routes enter it before they read a
+        body.
 
         Raises:
             NotFound, PermissionDenied, Refused: no such model, not the caller's to import, or it takes no imports.
-            InvalidInput, PayloadTooLarge: the file as a whole cannot be read, or none of its headers is a column.
-            TooManyRequests: others import and do not end in time; nothing was created.
+            TooManyRequests: others import and do not end in time.
         """
         shape = await self.open(principal, name)
         async with self._running.of(principal.organization_id):
-            return await self._run(principal, shape, content, filename)
+            yield Import(self, principal, shape)
 
-    async def _run(self, principal: Principal, shape: ModelShape, content: bytes, filename: str) -> ImportReport:
-        prepared, ignored = await self._prepared(principal, shape, content, filename)
+    async def run(self, principal: Principal, name: str, content: bytes, filename: str) -> ImportReport:
+        """`Import.run` of one that is admitted. Raises as both do."""
+        async with self.admitted(principal, name) as one:
+            return await one.run(lambda: content, filename)
+
+    async def validate(self, principal: Principal, name: str, content: bytes, filename: str) -> ImportReport:
+        """`Import.validate` of one that is admitted. Raises as both do."""
+        async with self.admitted(principal, name) as one:
+            return await one.validate(lambda: content, filename)
+
+    async def _run(self, principal: Principal, shape: ModelShape, read: Read, filename: str) -> ImportReport:
+        prepared, ignored = await self._prepared(principal, shape, read, filename)
         results: list[RowResult | None] = [None] * len(prepared)
         waiting = iter(enumerate(prepared))
 
@@ -153,17 +194,8 @@ class ImportService:
         await asyncio.gather(*(work() for _ in range(min(CONCURRENT_ROWS, len(prepared)))))
         return ImportReport(tuple(result for result in results if result is not None), ignored)
 
-    async def validate(self, principal: Principal, name: str, content: bytes, filename: str) -> ImportReport:
-        """What `run` would refuse because of the values alone: nothing is written and no hook runs.
-
-        Raises as `run` does.
-        """
-        shape = await self.open(principal, name)
-        async with self._running.of(principal.organization_id):
-            return await self._validate(principal, shape, content, filename)
-
-    async def _validate(self, principal: Principal, shape: ModelShape, content: bytes, filename: str) -> ImportReport:
-        prepared, ignored = await self._prepared(principal, shape, content, filename)
+    async def _validate(self, principal: Principal, shape: ModelShape, read: Read, filename: str) -> ImportReport:
+        prepared, ignored = await self._prepared(principal, shape, read, filename)
         organization: Mapping[str, Any] = {}
         if rules_of(shape).organization_columns and self._validators is not None:
             organization = await self._validators(principal.organization_id)
@@ -175,7 +207,7 @@ class ImportService:
         return ImportReport(tuple(results), ignored)
 
     async def open(self, principal: Principal, name: str) -> ModelShape:
-        """The model, if the caller may import into it. Routes ask before they read a large body.
+        """The model, if the caller may import into it.
 
         Raises:
             NotFound, PermissionDenied, Refused.
@@ -189,14 +221,15 @@ class ImportService:
         return shape
 
     async def _prepared(
-        self, principal: Principal, shape: ModelShape, content: bytes, filename: str
+        self, principal: Principal, shape: ModelShape, read: Read, filename: str
     ) -> tuple[list[_Prepared], tuple[str, ...]]:
         async with self._parsing.of(principal.organization_id):
-            return await asyncio.to_thread(self._prepare, shape, content, filename)
+            return await asyncio.to_thread(self._prepare, shape, read, filename)
 
-    def _prepare(self, shape: ModelShape, content: bytes, filename: str) -> tuple[list[_Prepared], tuple[str, ...]]:
+    def _prepare(self, shape: ModelShape, read: Read, filename: str) -> tuple[list[_Prepared], tuple[str, ...]]:
         model = shape.model
-        table = read_table(content, filename, self.limits)
+        # Only here, and only as long as it is parsed, the file is in memory as a whole.
+        table = read_table(read(), filename, self.limits)
         headers = match_headers(table.headers, model.definition, model.table, model.modal)
         if not headers.targets:
             known = ", ".join(column.name for column in model.definition.columns if column.name in shape.accepted)
