@@ -24,6 +24,8 @@ from metacore.orm.accounts import Organization
 from metacore.permissions.service import PermissionService
 from metacore.permissions.store import MemoryPermissionStore
 
+CLOCK = "time without time zone"
+
 
 @dataclass
 class Office:
@@ -486,3 +488,29 @@ async def test_tables_of_a_migration_are_served_with_their_own_types(office: Off
     assert (made["ratio"], made["small"], made["at"], made["r"]) == (0.1, 7, "2026-05-31T22:00:00+00:00", "x")
     with pytest.raises(InvalidInput):
         await office.service.create(office.ada, "Note", {"small": 40_000})
+
+
+async def test_what_does_not_fit_a_type_of_the_addons_own_is_named(kernel_db: Database, owner_db: Database) -> None:
+    """Types that only PostgreSQL can read: it tells the type, or the key, or neither."""
+    host = ModelDefinition(
+        key="Host",
+        table="hosts",
+        columns=tuple(Column(name=name, type=ColumnType.TEXT) for name in ("address", "names", "opens", "closes")),
+    )
+    desk = Desk(kernel_db, owner_db)
+    await desk.add(host, overrides={"address": "inet", "names": "text[]", "opens": CLOCK, "closes": CLOCK})
+    ada = principal(await make_organization(owner_db, "Acme"))
+    desk.install_for(ada.organization_id)
+    service = DynamicService(kernel_db, desk.registry)
+    made = await service.create(ada, "Host", {"address": "10.0.0.1", "names": ["a"], "opens": "09:00"})
+    assert (made["address"], made["names"], made["opens"]) == ("10.0.0.1", ["a"], "09:00:00")
+    for values, told, fields in (
+        ({"address": "nowhere"}, "address (inet): the value does not fit", ["address"]),
+        ({"names": "a"}, "names (text[]): the value does not fit", ["names"]),
+        ({"opens": "x"}, f"opens ({CLOCK}) or closes ({CLOCK}): the value does not fit", []),
+        ({"opens": "25:99"}, f"address (inet) or names (text[]) or opens ({CLOCK}) or closes ({CLOCK}): the", []),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            await service.create(ada, "Host", values)
+        assert refused.value.message.startswith(told)
+        assert list(fields_of(refused.value)) == fields

@@ -14,6 +14,8 @@ from starlette.responses import Response
 JSON_TYPE = "application/json"
 
 
+TIMES = orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
+"""What a column without time zone holds is UTC, too."""
 INT64 = range(-(2**63), 2**64)
 """Integers that orjson writes by itself."""
 MAX_DEPTH = 100
@@ -27,10 +29,10 @@ def dumps(value: Any) -> bytes:
         TypeError: something in `value` has no JSON form.
     """
     try:
-        return orjson.dumps(value, default=_fallback, option=orjson.OPT_UTC_Z)
+        return orjson.dumps(value, default=_fallback, option=TIMES)
     except orjson.JSONEncodeError:
         # Input that is told back may hold what only Python takes for JSON: numbers of any size, halves of characters.
-        return orjson.dumps(_tamed(value), default=_fallback, option=orjson.OPT_UTC_Z)
+        return orjson.dumps(_tamed(value), default=_fallback, option=TIMES)
 
 
 def _fallback(value: Any) -> Any:

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 import asyncpg
 
 from metacore.db.faults import LOST, NOT_NOW, busy
-from metacore.dynamic.shape import ModelShape
+from metacore.dynamic.shape import Kind, ModelShape
 from metacore.errors import Conflict, InvalidInput, MetacoreError, Problem, Refused, Unavailable
 
 STALE_SHAPE = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError, asyncpg.InvalidSchemaNameError)
+
+MAX_NAMED = 10
+MALFORMED = frozenset({"22007", "22008", "22023", "22P02"})
+"""States of text that is no value of its type: a time of another form or beyond reach, a parameter, anything else."""
 
 # Under row-level security PostgreSQL withholds the columns of a violated constraint, so they come from the catalog.
 CONSTRAINED_COLUMNS = """
@@ -57,7 +61,7 @@ async def explained(
                 "validation", await _columns(error, shape, pool), "constraint", "breaks a rule of the table"
             )
         case asyncpg.DataError():
-            return InvalidInput("a value does not fit its column", code="invalid_input")
+            return _unfit(error, shape)
         case asyncpg.RaiseError():
             # A trigger of the addon said no; its words are meant for whoever saves.
             return Refused(error.message or "the database refused the change", code="refused")
@@ -68,6 +72,30 @@ async def explained(
         case _ if isinstance(error, NOT_NOW):
             return busy()
     return None
+
+
+def _unfit(error: asyncpg.DataError, shape: ModelShape) -> InvalidInput:
+    """PostgreSQL names the type, or the key in a hint, or neither. Values of the types that we know never get here."""
+    told = " ".join(part for part in (error.message, error.hint, error.detail) if part)
+    unknown = [column for column in shape.readable if column.kind is Kind.OTHER and error.sqlstate in MALFORMED]
+    meant = [column for column in unknown if f'key "{column.name}"' in told]
+    meant = meant or [column for column in unknown if _names_type(told, column.stored.type)] or unknown
+    if not meant:
+        return InvalidInput("a value does not fit its column", code="invalid_input")
+    wanted = " or ".join(f"{column.name} ({column.stored.type})" for column in meant[:MAX_NAMED])
+    return InvalidInput(
+        f"{wanted}: the value does not fit",
+        code="invalid_input",
+        problems=[Problem(column.name, "type", f"expected a value of type {column.stored.type}") for column in meant]
+        if len(meant) == 1
+        else (),
+    )
+
+
+def _names_type(told: str, stored_type: str) -> bool:
+    if stored_type.endswith("[]"):
+        return "array literal" in told
+    return f"type {stored_type.removesuffix(' without time zone')}:" in told
 
 
 def _refused(code: str, columns: Sequence[str], problem: str, message: str) -> Refused:
