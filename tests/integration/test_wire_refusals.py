@@ -43,7 +43,7 @@ async def test_a_path_that_is_nothing_is_named(tmp_path: Path) -> None:
     async with started(web) as client:
         reply = await client.get("/api/dynamik/gadgets")
         assert reply.status_code == 404
-        assert reply.json()["message"] == "there is nothing at /api/dynamik/gadgets"
+        assert reply.json()["message"] == "no route answers GET /api/dynamik/gadgets"
 
 
 @pytest.mark.parametrize(

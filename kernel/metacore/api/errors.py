@@ -93,7 +93,7 @@ def from_http(error: HTTPException, scope: Scope) -> Response:
     message = error.detail if isinstance(error.detail, str) else "request refused"
     allowed = (error.headers or {}).get("Allow", "")
     if error.status_code == 404 and message == HTTPStatus.NOT_FOUND.phrase:
-        message = f"there is nothing at {scope['path'][:MAX_PATH]}"
+        message = f"no route answers {scope['method'][:MAX_NAME]} {scope['path'][:MAX_PATH]}"
     elif error.status_code == 405 and allowed:
         message = f"{scope['method'][:MAX_NAME]} is not possible at {scope['path'][:MAX_PATH]}: it takes {allowed}"
     body = {"success": False, "message": message, "code": FRAMEWORK_CODES.get(error.status_code, "refused")}

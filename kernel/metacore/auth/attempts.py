@@ -43,9 +43,10 @@ class AttemptLimiter:
         while attempts and attempts[0] <= now - self._window:
             attempts.popleft()
         if len(attempts) >= self._limit:
+            wait = attempts[0] + self._window - now
             raise TooManyRequests(
-                "too many failed logins: try again later",
-                retry_after=attempts[0] + self._window - now,
+                f"too many failed logins: try again in {max(1, round(wait))} s",
+                retry_after=wait,
                 code="too_many_attempts",
             )
         attempts.append(now)
