@@ -10,8 +10,9 @@ from metacore import logs, navigation
 from metacore.api.navigation import CoreGroups
 from metacore.auth.config import AuthConfig
 from metacore.bundle.signature import TrustedKeys
-from metacore.db.database import Database
+from metacore.db.database import LEAST_POOL_SIZE, Database
 from metacore.egress.broker import EgressConfig
+from metacore.errors import Misconfigured
 from metacore.permissions.store import PermissionStore
 from metacore.translator import Translator
 
@@ -20,7 +21,8 @@ from metacore.translator import Translator
 class AppConfig:
     """What a host decides. Durations are in seconds, sizes in bytes.
 
-    `database` is a URL, or a `Database` that the host owns and closes itself. `jwt_secret` is one secret or several, of
+    `database` is a URL, or a `Database` that the host owns and closes itself, of
+    `LEAST_POOL_SIZE` connections or more. `jwt_secret` is one secret or several, of
     which the first signs. `run_migrations` true brings the kernel's tables to the head at start; false only makes them
     in a database that has none (for development); None leaves the database alone and waits for the head.
     `create_tables` makes missing tables of registered models. `permission_store` None means no user gate. `translator`
@@ -73,6 +75,15 @@ class AppConfig:
     """Refuse to start as a role that could switch row-level security off."""
     standalone: bool = False
     """The application holds nothing but the kernel: limits, logs and the error envelope cover every path of it."""
+
+    def __post_init__(self) -> None:
+        """Raises Misconfigured for a database that could not serve."""
+        given = self.database
+        if isinstance(given, Database) and given.dialect == "postgresql" and given.pool_size < LEAST_POOL_SIZE:
+            raise Misconfigured(
+                f"pool_size={given.pool_size} of AppConfig.database is too small: at least {LEAST_POOL_SIZE}"
+                " connections are needed, because what runs within a transaction reads by another one"
+            )
 
 
 def auth_config(config: AppConfig) -> AuthConfig:

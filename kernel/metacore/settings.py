@@ -43,7 +43,9 @@ class Settings(BaseSettings):
         default=False,
         description="database_url goes through a pooler in transaction mode: no prepared statements",
     )
-    pool_size: int = Field(default=10, ge=1, le=500, description="Connections of one process for serving requests")
+    pool_size: int = Field(
+        default=10, ge=2, le=500, description="Connections of one process for serving requests, at least 2"
+    )
     jwt_secrets: Annotated[list[SecretStr], NoDecode] = Field(
         default=[], description="Secrets of access tokens, comma separated; the first signs, all verify"
     )

@@ -9,18 +9,24 @@ from sqlalchemy import text
 from tests.conftest import DatabaseUrls
 from tests.factories import make_organization, make_user
 
-from metacore.db.database import ENGINE_SECONDS, Database
+from metacore.db.database import ENGINE_SECONDS, LEAST_POOL_SIZE, Database
 from metacore.db.migrate import LIMITS
 from metacore.db.sockets import Watched
 from metacore.errors import Misconfigured
 from metacore.ids import OrganizationId, new_uuid
 from metacore.installer.runner import STATEMENT_TIMEOUT
 from metacore.orm.tables import Organization
+from metacore.settings import Settings
 
 
 async def names(database: Database, organization: OrganizationId | None) -> list[str]:
     async with database.transaction(organization) as connection:
         return list((await connection.execute(text("SELECT name FROM organizations ORDER BY name"))).scalars())
+
+
+def test_the_least_pool_that_settings_allow_is_the_one_that_can_serve() -> None:
+    (least,) = [rule.ge for rule in Settings.model_fields["pool_size"].metadata if hasattr(rule, "ge")]
+    assert least == LEAST_POOL_SIZE
 
 
 async def test_a_transaction_sees_the_rows_of_its_organization(owner_db: Database, kernel_db: Database) -> None:

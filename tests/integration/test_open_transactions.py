@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 from tests import workshop
+from tests.applications import SECRET
 from tests.conftest import DatabaseUrls
 from tests.control_plane import Plane, control_plane
 from tests.guests.script import host, script
 
-from metacore.db.database import MOST_DEEPER, Database
+from metacore.app_config import AppConfig
+from metacore.db.database import LEAST_POOL_SIZE, MOST_DEEPER, Database
 from metacore.dynamic import open_transactions, transactions
 from metacore.dynamic.transactions import one_transaction
-from metacore.errors import Refused, Unavailable
+from metacore.errors import Misconfigured, Refused, Unavailable
 
 POOL_SIZE = 4
 AT_ONCE = 2
@@ -132,6 +134,27 @@ async def plane(database_urls: DatabaseUrls) -> AsyncIterator[Plane]:
 
 
 async def test_moves_whose_code_changes_rows_do_not_stop_each_other(plane: Plane) -> None:
+    await move_all(plane)
+
+
+async def test_the_least_pool_is_enough_for_them(database_urls: DatabaseUrls) -> None:
+    tiny = Database(database_urls.kernel, pool_size=LEAST_POOL_SIZE)
+    try:
+        async with control_plane(database_urls, database=tiny) as plane:
+            await move_all(plane)
+    finally:
+        await tiny.close()
+
+
+async def test_an_app_with_a_smaller_one_is_refused(database_urls: DatabaseUrls) -> None:
+    small = Database(database_urls.kernel, pool_size=LEAST_POOL_SIZE - 1)
+    with pytest.raises(Misconfigured, match=r"pool_size=1 of AppConfig\.database is too small: at least 2 connections"):
+        AppConfig(database=small, jwt_secret=SECRET)
+    await small.close()
+
+
+async def move_all(plane: Plane) -> None:
+    """Twice as many moves at once as there may be transactions, each with code that reads and changes rows."""
     await workshop.install(plane, plane.ada, manifest=moving_manifest())
     others = await workshop.order(plane, plane.ada, count=0)
     steps = (

@@ -170,6 +170,7 @@ async def test_it_refuses_to_serve_as_a_role_that_may_do_more(database_urls: Dat
     [
         ([], {}, "METACORE_DATABASE_URL is not set"),
         ([], {"METACORE_PORT": "many"}, "METACORE_PORT"),
+        ([], {"METACORE_POOL_SIZE": "1"}, "METACORE_POOL_SIZE: Input should be greater than or equal to 2"),
         ([], {"METACORE_TRUSTED_PROXIES": "10.0.0.0/8,proxy"}, "METACORE_TRUSTED_PROXIES: Value error, no address"),
         ([], {"METACORE_TRUSTED_PROXIES": "10.0.0.1/8"}, "10.0.0.1/8 has host bits set"),
         ([], {"METACORE_TRUSTED_PROXIES": "*"}, "METACORE_TRUSTED_PROXIES"),

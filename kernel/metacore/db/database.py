@@ -26,6 +26,9 @@ ENGINE_SECONDS = 900.0
 """Longest that one statement of an engine may take. The longest that are meant, of the installer and of migrations, end
 by the server's statement_timeout of 600 s; what is still open then waits for a server that does not answer."""
 
+LEAST_POOL_SIZE = 2
+"""Connections with which requests can be served: a transaction holds one while what runs within it reads by another."""
+
 MOST_DEEPER = 3
 """Connections for transactions within transactions within transactions."""
 
