@@ -295,7 +295,9 @@ async def test_disable_hides_enable_brings_back_with_the_data(installed: Plane) 
     for word, status in (("disable", 404), ("disable", 404), ("enable", 200), ("enable", 200)):
         reply = await client.post(f"{BASE}/installations/tickets/{word}", headers=ada)
         assert (reply.status_code, reply.json()["success"]) == (200, True)
-        assert reply.json()["data"]["installation"]["status"] == f"{word}d"
+        installation = reply.json()["data"]["installation"]
+        assert installation["status"] == f"{word}d"
+        assert installation["installed_at"] < installation[f"{word}d_at"]
         listed = await client.get("/api/dynamic/tickets", headers=ada)
         assert listed.status_code == status
         if word == "disable":

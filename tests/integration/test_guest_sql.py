@@ -214,6 +214,13 @@ OWN_TYPES: tuple[tuple[str, list[Any], Any, str], ...] = (
         "text",
     ),
     ("concat($1, '-', $2)", ["a", 2.5], "a-2.5", "text"),
+    (
+        "concat($1, n.rank) AS a FROM notes AS n WHERE n.organization_id = $2 AND n.rank = $3",
+        ["r", "{acme}", 1],
+        "r1",
+        "text",
+    ),
+    ("left('abc', $1) || $2 || concat($3)", [2, "-", None], "ab-", "text"),
     ("(ARRAY[$1, $1])[1]", [3], 3, "int8"),
     (
         "count(*) + $1 AS a FROM addon_notes.notes AS n WHERE $2 OR concat(n.title, $3) = 'acme note1'",
@@ -226,7 +233,8 @@ OWN_TYPES: tuple[tuple[str, list[Any], Any, str], ...] = (
 
 
 async def test_a_place_that_says_nothing_takes_the_arguments_own_type(world: GuestWorld) -> None:
-    for sql, args, value, kind in OWN_TYPES:
+    for sql, given, value, kind in OWN_TYPES:
+        args = [str(world.acme) if each == "{acme}" else each for each in given]
         for _ in range(2):  # The second time it is known that the types must be said.
             reply = await world.query(f"SELECT {sql}" if " AS a " in sql else f"SELECT {sql} AS a", *args)
             assert isinstance(reply, HostReply), (sql, reply)

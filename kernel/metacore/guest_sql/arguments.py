@@ -46,12 +46,13 @@ def convert(values: Sequence[Value], types: Sequence[str], *, json_as_bytes: boo
     ]
 
 
-def taken_for_text(values: Sequence[Value], types: Sequence[str]) -> bool:
-    """Whether a place takes text, as those do of which nothing is known, and its argument is none."""
-    return any(
-        kind == "text" and not isinstance(value, str | uuid.UUID | None)
-        for value, kind in zip(values, types, strict=True)
-    )
+def taken_for_text(values: Sequence[Value], types: Sequence[str]) -> list[int]:
+    """The arguments, by number, that are no text at places that take it, as those do of which nothing is known."""
+    return [
+        number
+        for number, (value, kind) in enumerate(zip(values, types, strict=True), 1)
+        if kind == "text" and not isinstance(value, str | uuid.UUID | None)
+    ]
 
 
 def _decoded(number: int, value: Any) -> Value:

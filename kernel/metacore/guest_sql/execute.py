@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 import orjson
@@ -20,7 +21,7 @@ from metacore.guest_sql.judgement import Judgement, OwnNames, Refused
 from metacore.guest_sql.judging import Judgements, remember
 from metacore.guest_sql.permits import Permits, SqlGate
 from metacore.guest_sql.sessions import Connection, Disguise
-from metacore.guest_sql.spelled import spelled, types_of
+from metacore.guest_sql.spelled import NO_TYPES, spelled, types_of
 from metacore.registry import Registry
 from metacore.wasm.abi import HostCode
 from metacore.wasm.limits import MAX_HOST_REPLY_BYTES
@@ -59,8 +60,7 @@ class _Shape:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A statement on its way. `text` is its SQL with the schemas that this organization's rows are in; `typed` tells
-    that it also says the types of its arguments."""
+    """A statement on its way. `text` is its SQL with the schemas that this organization's rows are in."""
 
     own: OwnNames
     judgement: Judgement
@@ -68,7 +68,6 @@ class _Call:
     values: list[arguments.Value]
     disguise: Disguise
     started: float
-    typed: bool = False
 
     @property
     def wrapped(self) -> str:
@@ -77,13 +76,18 @@ class _Call:
         return _gathered(f"(\n{self.text}\n) AS {ROW}")
 
 
-class _SaysNothing(Exception):
-    """PostgreSQL cannot tell what the place of an argument takes, or takes it for text and the argument is none.
-    `refusal` is the answer when naming the argument's own type does not help. Never leaves this module."""
+Run: TypeAlias = Callable[[Context, _Call], Awaitable[HostReply]]
 
-    def __init__(self, refusal: Refused | asyncpg.PostgresError) -> None:
+
+class _SaysNothing(Exception):
+    """PostgreSQL cannot tell what the places of these arguments take, or takes them for text and they are none; it
+    says nothing of which when `numbers` is empty. `refusal` is the answer when naming their types does not help. Never
+    leaves this module."""
+
+    def __init__(self, refusal: Refused | asyncpg.PostgresError, numbers: Iterable[int] = ()) -> None:
         super().__init__()
         self.refusal = refusal
+        self.numbers = frozenset(numbers)
 
 
 def _gathered(source: str) -> str:
@@ -99,8 +103,8 @@ class GuestSql:
         self._permits = Permits(self._catalog, gate)
         self._judgements = Judgements()
         self._shapes: OrderedDict[tuple[OwnNames, str], _Shape] = OrderedDict()
-        self._typed: OrderedDict[tuple[OwnNames, str, tuple[str, ...]], bool] = OrderedDict()
-        """Statements, with the types of arguments, that run when those are said, and not without."""
+        self._typed: OrderedDict[tuple[OwnNames, str, tuple[str, ...]], frozenset[int]] = OrderedDict()
+        """Statements, with the types of arguments, that run when the types of these are said, and not without."""
 
     async def query(self, guest: Guest, sql: str, args: list[Any]) -> HostReply | HostError:
         """One SELECT, read-only; inside an action's transaction it sees what that changed.
@@ -126,20 +130,7 @@ class GuestSql:
             return HostError(HostCode.DB_ERROR, "db_query and db_exec need PostgreSQL; this kernel runs on SQLite")
         try:
             call = await self._prepare(guest, sql, args, writing=writing)
-            run = self._write if writing else self._read
-            types = types_of(call.values)
-            key = (call.own, call.text, types)
-            if key in self._typed:
-                return await run(guest.context, self._with_types(guest, call, types))
-            try:
-                return await run(guest.context, call)
-            except _SaysNothing as silent:
-                try:
-                    answer = await run(guest.context, self._with_types(guest, call, types))
-                except asyncpg.PostgresError as error:
-                    raise (silent.refusal if (error.sqlstate or "").startswith(("42", "22")) else error) from None
-                remember(self._typed, key, True)
-                return answer
+            return await self._run_typed(guest, call, self._write if writing else self._read)
         except Refused as refusal:
             return HostError(refusal.code, refusal.reason)
         except asyncpg.PostgresError as error:
@@ -171,13 +162,47 @@ class GuestSql:
         disguise = Disguise(role, schema, context.organization_id, seconds)
         return _Call(own, judgement, self._spelled(judgement, disguise), values, disguise, started)
 
-    def _spelled(self, judgement: Judgement, disguise: Disguise, types: tuple[str, ...] = ()) -> str:
+    def _spelled(self, judgement: Judgement, disguise: Disguise, types: Mapping[int, str] = NO_TYPES) -> str:
         """The statement with every schema that it spells replaced by the one that holds this organization's rows."""
         return spelled(judgement, lambda schema: self._catalog.physical_schema(schema, disguise.organization_id), types)
 
-    def _with_types(self, guest: Guest, call: _Call, types: tuple[str, ...]) -> _Call:
+    async def _run_typed(self, guest: Guest, call: _Call, run: Run) -> HostReply:
+        """Run it, with the types of those arguments said whose places say nothing: PostgreSQL tells one by one which
+        those are, and it is remembered."""
+        types = types_of(call.values)
+        key = (call.own, call.text, types)
+        said: frozenset[int] = self._typed.get(key, frozenset())
+        first: _SaysNothing | None = None
+        while True:
+            attempt = (
+                call if not said else self._with_types(guest, call, {number: types[number - 1] for number in said})
+            )
+            try:
+                answer = await run(guest.context, attempt)
+            except _SaysNothing as silent:
+                first = first or silent
+                # Strings fit many places by themselves, so they are named last.
+                others = (
+                    silent.numbers,
+                    [n for n, kind in enumerate(types, 1) if kind != "text"],
+                    range(1, len(types) + 1),
+                )
+                more = next((set(numbers) - said for numbers in others if not said.issuperset(numbers)), set())
+                if not more:
+                    raise first.refusal from None
+                said |= more
+            except asyncpg.PostgresError as error:
+                if first is None or not (error.sqlstate or "").startswith(("42", "22")):
+                    raise
+                raise first.refusal from None
+            else:
+                if first is not None:
+                    remember(self._typed, key, said)
+                return answer
+
+    def _with_types(self, guest: Guest, call: _Call, types: Mapping[int, str]) -> _Call:
         disguise = replace(call.disguise, seconds=_left(guest))
-        return replace(call, text=self._spelled(call.judgement, disguise, types), disguise=disguise, typed=True)
+        return replace(call, text=self._spelled(call.judgement, disguise, types), disguise=disguise)
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -262,9 +287,9 @@ class GuestSql:
             try:
                 statement = await connection.prepare(call.text)
             except (asyncpg.IndeterminateDatatypeError, asyncpg.AmbiguousFunctionError) as error:
-                if call.typed or not call.values:
+                if not call.values:
                     raise
-                raise _SaysNothing(error) from None
+                raise _SaysNothing(error, map(int, NAMED.findall(str(error)))) from None
             known = _Shape(
                 tuple(kind.name for kind in statement.get_parameters()),
                 tuple((column.name, column.type.name) for column in statement.get_attributes()),
@@ -278,9 +303,10 @@ class GuestSql:
         try:
             return arguments.convert(call.values, shape.arguments, json_as_bytes=json_as_bytes)
         except Refused as refusal:
-            if call.typed or not arguments.taken_for_text(call.values, shape.arguments):
+            misfits = arguments.taken_for_text(call.values, shape.arguments)
+            if not misfits:
                 raise
-            raise _SaysNothing(refusal) from None
+            raise _SaysNothing(refusal, misfits) from None
 
 
 def _left(guest: Guest) -> float:
@@ -306,6 +332,7 @@ def _last_id(row: asyncpg.Record, shape: _Shape) -> Any:
     return orjson.loads(f"[{row['json']}]")[-1]["id"]
 
 
+NAMED = re.compile(r"parameter \$(\d+)")
 CLIENT_SIDE = re.compile(r"invalid input for query argument \$(\d+)")
 
 

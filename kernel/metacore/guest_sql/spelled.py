@@ -22,22 +22,23 @@ TYPES: Final[Mapping[type, str]] = {
     datetime.datetime: "timestamptz",
 }
 """Types of arguments (contract 12). A null, which has none, is a text."""
+NO_TYPES: Final[Mapping[int, str]] = {}
 
 
 def types_of(values: Sequence[Value]) -> tuple[str, ...]:
     return tuple(TYPES.get(type(value), "text") for value in values)
 
 
-def spelled(judgement: Judgement, physical: Callable[[str], str], types: Sequence[str] = ()) -> str:
-    """`judgement.sql` with each schema as `physical` says ('': as it is), and each argument as what `types` say."""
+def spelled(judgement: Judgement, physical: Callable[[str], str], types: Mapping[int, str] = NO_TYPES) -> str:
+    """`judgement.sql` with each schema as `physical` says ('': as it is), and arguments, by number, as `types` say."""
     changes = [(place.start, place.end, physical(place.schema)) for place in judgement.schemas]
     changes = [(start, end, quoted(schema)) for start, end, schema in changes if schema]
-    if types:
-        # In brackets: what follows an argument, as in `$1[1]`, must not become part of the type's name.
-        changes += [
-            (place.start, place.end, f"(${place.number}::pg_catalog.{types[place.number - 1]})")
-            for place in judgement.places
-        ]
+    # In brackets: what follows an argument, as in `$1[1]`, must not become part of the type's name.
+    changes += [
+        (place.start, place.end, f"(${place.number}::pg_catalog.{types[place.number]})")
+        for place in judgement.places
+        if place.number in types
+    ]
     text = judgement.sql
     for start, end, word in sorted(changes, reverse=True):
         text = text[:start] + word + text[end:]

@@ -230,7 +230,17 @@ class RequestWorker:
         return result, report.secrets.get(claimed.organization_id, "")
 
     async def _installation(self, key: str, organization: uuid.UUID) -> dict[str, Any]:
-        columns = ("id", "organization_id", "addon_key", "version", "status", "source", "installed_at", "enabled_at")
+        columns = (
+            "id",
+            "organization_id",
+            "addon_key",
+            "version",
+            "status",
+            "source",
+            "installed_at",
+            "enabled_at",
+            "disabled_at",
+        )
         place = (Installation.addon_key == key, Installation.organization_id == organization)
         async with self._owner.transaction(None) as connection:
             query = select(*(getattr(Installation, name) for name in columns)).where(*place)
