@@ -315,6 +315,33 @@ def test_values_that_a_setting_takes(kind: str, value: Any, problem: str) -> Non
     assert (found.message if found is not None else "") == problem
 
 
+def test_an_action_that_would_run_nothing_is_a_warning() -> None:
+    at = "manifest.actions.tickets[0]"
+    assert (f"{at}.key", "no_handler") in warnings(v2(actions={"tickets": [{"key": "go"}]}))
+    assert (f"{at}.trigger", "no_url") in warnings(v2(actions={"tickets": [{"key": "go", "trigger": "webhook"}]}))
+    at = "manifest.contributions.actions[0]"
+    webhook = {"key": "go", "target_model": "Order", "handler": {"type": "webhook", "url": "/go"}}
+    assert (f"{at}.handler", "no_url") in warnings(v3(contributions={"actions": [webhook]}))
+    somewhere = [
+        v2(actions={"tickets": [{"key": "go"}]}, hooks={"tickets::go": "/go"}),
+        v2(actions={"tickets": [{"key": "go"}]}, backend={"url": "https://a.example"}),
+        v2(actions={"tickets": [{"key": "go", "linkUrl": "/there"}]}),
+        v3(backend={"url": "https://a.example"}, contributions={"actions": [webhook]}),
+        v3(contributions={"actions": [{**webhook, "handler": {"type": "webhook", "url": "https://a.example/go"}}]}),
+        v3(contributions={"actions": [{**webhook, "handler": {"type": "noop"}}]}),
+    ]
+    for manifest in somewhere:
+        assert not {"no_url", "no_handler"} & {code for _, code in warnings(manifest)}, manifest
+
+
+def test_a_module_that_asks_for_more_than_there_is_is_a_warning() -> None:
+    asked = {"runtime": "wasm", "memory_limit_mb": 513, "timeout_ms": 60_001}
+    told = {("manifest.backend.memory_limit_mb", "ceiling"), ("manifest.backend.timeout_ms", "ceiling")}
+    assert told <= set(warnings(v3(backend=asked)))
+    assert not told & set(warnings(v3(backend={**asked, "memory_limit_mb": 512, "timeout_ms": 60_000})))
+    assert not told & set(warnings(v3(backend={**asked, "runtime": "webhook"})))
+
+
 def test_what_a_connector_says_beyond_the_contract_is_a_warning() -> None:
     assert ("manifest.connectors[0].bogus", "unknown_key") in warnings(v3(connectors=[{"key": "bank", "bogus": 1}]))
 

@@ -25,12 +25,18 @@ def read_v2_actions(
     node = root.node("actions")
     if node is None:
         return ()
+    hooks = root.value.get("hooks")
+    hooked = frozenset(hooks) if isinstance(hooks, Mapping) else frozenset()
     found: list[ActionDefinition] = []
     for name in node.value:
         model = scope.find(name)
         if model is None:
             _unknown(node, name, name, extended)
         items = [_action(inner, model.key if model is not None else name, backend) for inner in node.nodes(name)]
+        names_of_model = {name} if model is None else {name, model.key, model.table}
+        for action, inner in items:
+            if not any(f"{each}::{action.key}" in hooked for each in names_of_model):
+                _warn_nowhere(inner, action, backend)
         refuse_repeats([(action.key, inner) for action, inner in items], "key", "action")
         found.extend(action for action, _ in items)
     return tuple(found)
@@ -47,10 +53,21 @@ def read_v3_actions(
         if target and model is None:
             _unknown(inner, "target_model", target, extended)
         found.append(_action(inner, model.key if model is not None else target, backend))
+        _warn_nowhere(inner, found[-1][0], backend)
     refuse_repeats(
         [(f"{action.model}.{action.key}" if action.key else "", node) for action, node in found], "key", "action"
     )
     return tuple(action for action, _ in found)
+
+
+def _warn_nowhere(node: Node, action: ActionDefinition, backend: Backend | None) -> None:
+    """An action whose call would have no address: it is valid, and runs nothing when somebody calls it."""
+    if backend is not None and backend.url:
+        return
+    if action.trigger == "webhook" and not action.url.startswith("http"):
+        node.warn("trigger" if node.has("trigger") else "handler", "its URL needs a backend.url to stand on", "no_url")
+    elif not action.trigger and not action.link_url and action.key:
+        node.warn("key", "nothing runs: there is no handler, no hook and no backend.url", "no_handler")
 
 
 def _unknown(node: Node, key: str, model: str, extended: Collection[str]) -> None:

@@ -18,6 +18,8 @@ FORMATS, LAYOUTS = ("federation", "script"), ("shell", "immersive")
 RUNTIMES = ("webhook", "wasm", "binary")
 WASM_ENTRY = "backend/backend.wasm"
 MAX_MEMORY_MB, MAX_TIMEOUT_MS = 4_096, 600_000
+GUEST_MEMORY_MB, GUEST_TIMEOUT_MS = 512, 60_000
+"""What a guest gets at most, whatever its manifest asks for."""
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 MAX_TOOL_SECONDS = 600
 VERIFICATIONS = ("hmac-sha256",)
@@ -67,6 +69,13 @@ def read_backend(root: Node) -> Backend | None:
     )
     if len(set(backend.exports)) != len(backend.exports):
         node.refuse("exports", "names a function twice", "duplicate")
+    if runtime == "wasm":
+        for key, asked, most in (
+            ("memory_limit_mb", backend.memory_limit_mb, GUEST_MEMORY_MB),
+            ("timeout_ms", backend.timeout_ms, GUEST_TIMEOUT_MS),
+        ):
+            if asked > most:
+                node.warn(key, f"a module gets {most} at most", "ceiling")
     node.warn_unknown()
     return backend
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from metacore.manifest.parts import Backend
+from metacore.manifest.runtime import GUEST_MEMORY_MB, GUEST_TIMEOUT_MS
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -50,8 +51,8 @@ class Limits:
 class Ceiling:
     """What no manifest may exceed in this installation."""
 
-    memory_bytes: int = 512 * MIB
-    timeout: float = 60.0
+    memory_bytes: int = GUEST_MEMORY_MB * MIB
+    timeout: float = GUEST_TIMEOUT_MS / 1000
 
 
 def limits_of(backend: Backend, ceiling: Ceiling | None = None) -> Limits:
