@@ -30,7 +30,7 @@ from metacore_operator.resources.spec import SourceKind
 from metacore_operator.resources.status import Phase
 from metacore_operator.sources.source import Fetched, Look, Stored, nothing_stored
 from metacore_operator.steps.context import Ports
-from metacore_operator.steps.fence import Fencing, Reverification
+from metacore_operator.steps.fence import Fencing, Reverification, TrustFollowing
 from metacore_operator.steps.reconcile import reconcile, remove
 from metacore_operator.steps.state import (
     InstalledAddon,
@@ -717,6 +717,70 @@ async def reverified(world: World) -> tuple[Fencing, ...]:
     await again.run(told.append)
     assert not again.due
     return tuple(told)
+
+
+class Following:
+    """What follows the trust of a world, and what it wanted to be looked at again."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.changed = False
+        self.wanted: list[frozenset[str] | None] = []
+        self.trust = TrustFollowing(world.ports, self.reload, self.wanted.append)
+
+    async def reload(self) -> bool:
+        return self.changed
+
+
+async def test_a_runner_holds_what_is_installed_against_the_trust_of_its_start() -> None:
+    world = World()
+    await world.reconcile()
+    following = Following(world)
+    await following.trust.run()
+    assert following.wanted == []
+    world.trusted = TrustedKeys((bytes(OTHER.verify_key),))
+    await following.trust.run()
+    assert following.wanted == [], "it was looked at, and nothing was said to have changed"
+    for start in (Following(world).trust.run, Following(world).trust.verify):
+        await start()
+        assert world.row is not None and world.row.fenced_reason == "untrusted"
+        world.row = replace(world.row, fenced_reason="")
+
+
+async def test_trust_that_changed_fences_first_and_then_has_all_looked_at(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    await world.reconcile()
+    following = Following(world)
+    await following.trust.run()
+    world.trusted, following.changed = TrustedKeys((bytes(OTHER.verify_key),)), True
+    await following.trust.run()
+    assert following.wanted == [frozenset({"tickets"}), None]
+    world.trusted = TrustedKeys((bytes(KEY.verify_key),))
+    await following.trust.run()
+    assert following.wanted == [frozenset({"tickets"}), None] * 2
+    told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("addon.f")]
+    assert told == ["addon.fenced", "addon.freed"]
+
+
+async def test_trust_that_cannot_be_held_against_all_has_all_looked_at_and_goes_on_later() -> None:
+    world = World()
+    await world.reconcile()
+    following = Following(world)
+    await following.trust.run()
+
+    class Away(World):
+        async def installed_keys(self) -> Sequence[str]:
+            raise Unavailable("the database is away")
+
+    world.__class__ = Away
+    world.trusted, following.changed = TrustedKeys((bytes(OTHER.verify_key),)), True
+    with pytest.raises(Unavailable):
+        await following.trust.run()
+    assert following.wanted == [None]
+    world.__class__, following.changed = World, False
+    await following.trust.run()
+    assert following.wanted == [None, frozenset({"tickets"})]
+    assert world.row is not None and world.row.fenced_reason == "untrusted"
 
 
 async def test_an_addon_that_cannot_be_looked_at_keeps_no_other_from_being_fenced() -> None:

@@ -31,7 +31,7 @@ from metacore_operator.resources.addon import REQUESTED_AT, Addon
 from metacore_operator.resources.status import AddonStatus
 from metacore_operator.settings import OperatorSettings
 from metacore_operator.steps.context import Ports
-from metacore_operator.steps.fence import Fencing, Reverification
+from metacore_operator.steps.fence import TrustFollowing
 from metacore_operator.steps.reconcile import echoing, reconcile, remove
 from metacore_operator.steps.state import Pulse
 
@@ -82,8 +82,7 @@ class ClusterRunner:
         self._queue = WorkQueue()
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
         self._troubles: dict[str, str] = {}
-        self._reverification = Reverification(ports)
-        self._reverification.want()
+        self._trust_following = TrustFollowing(ports, trust.reload, self._want)
 
     # What kopf calls
 
@@ -147,7 +146,7 @@ class ClusterRunner:
     async def _pulse(self, stop: asyncio.Event) -> None:
         before: Pulse | None = None
         while not stop.is_set():
-            await self._guarded("trust", self._follow_trust())
+            await self._guarded("trust", self._trust_following.run())
             pulse = await self._guarded("database", self._ports.state.pulse())
             if pulse is not None and before is not None:
                 self._want(pulse.changed_since(before))
@@ -157,22 +156,6 @@ class ClusterRunner:
             self._metrics.addons(self._ledger.by_phase())
             self._beats.beat(PULSE_LOOP)
             await asyncio.sleep(self._settings.pulse)
-
-    async def _follow_trust(self) -> None:
-        changed = await self._trust.reload()
-        if changed:
-            self._reverification.want()
-        try:
-            if self._reverification.due:
-                await self._reverification.run(self._fenced)
-        finally:
-            if changed:
-                self._want_all()
-
-    def _fenced(self, change: Fencing) -> None:
-        told = "addon.fenced" if change.reason else "addon.freed"
-        log.warning(told, addon=change.addon_key, reason=change.reason)
-        self._want(frozenset({change.addon_key}))
 
     async def _guarded(self, what: str, work: Awaitable[T]) -> T | None:
         """The answer of `work`, or None when it failed; each kind of failure is told once until it ends."""

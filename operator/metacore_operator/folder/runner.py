@@ -23,7 +23,7 @@ from metacore_operator.queue import WorkQueue
 from metacore_operator.resources.addon import Addon
 from metacore_operator.settings import ReconcileSettings
 from metacore_operator.steps.context import Ports
-from metacore_operator.steps.fence import Fencing, Reverification
+from metacore_operator.steps.fence import TrustFollowing
 from metacore_operator.steps.reconcile import reconcile, remove
 from metacore_operator.steps.state import Pulse
 from metacore_operator.trust import Trust
@@ -64,7 +64,6 @@ class FolderRunner:
     ) -> None:
         self._root = root
         self._ports = ports
-        self._trust = trust
         self._companions = tuple(companions)
         self._settings = settings or ReconcileSettings()
         self._on_event = on_event or _log_event
@@ -74,13 +73,12 @@ class FolderRunner:
         self._queue = WorkQueue()
         self._missing_since: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
-        self._reverification = Reverification(ports)
+        self._trust_following = TrustFollowing(ports, lambda: asyncio.to_thread(trust.reload), self._want)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; an installation under way is left at once and taken up at the next start."""
         await asyncio.to_thread(self._ledger.load)
-        self._reverification.want()
-        await self._guarded("trust", self._reverification.run(self._fenced))
+        await self._guarded("trust", self._trust_following.verify())
         await self._scan()
         self._want_all()
         tasks = [
@@ -119,27 +117,11 @@ class FolderRunner:
     async def _pulse(self, stop: asyncio.Event) -> None:
         before: Pulse | None = None
         while not await _stopped(stop, self._settings.pulse):
-            await self._guarded("trust", self._follow_trust())
+            await self._guarded("trust", self._trust_following.run())
             pulse = await self._guarded("database", self._ports.state.pulse())
             if pulse is not None and before is not None:
                 self._want(pulse.changed_since(before))
             before = pulse or before
-
-    async def _follow_trust(self) -> None:
-        changed = await asyncio.to_thread(self._trust.reload)
-        if changed:
-            self._reverification.want()
-        try:
-            if self._reverification.due:
-                await self._reverification.run(self._fenced)
-        finally:
-            if changed:
-                self._want_all()
-
-    def _fenced(self, change: Fencing) -> None:
-        told = "addon.fenced" if change.reason else "addon.freed"
-        log.warning(told, addon=change.addon_key, reason=change.reason)
-        self._want(frozenset({change.addon_key}))
 
     async def _guarded(self, what: str, work: Awaitable[T]) -> T | None:
         """The answer of `work`, or None when it failed; each kind of failure is told once until it ends."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from metacore.bundle.signature import verify
 from metacore.errors import BundleRefused, SignatureRefused, Unavailable
+from metacore.logs import get_logger
 from metacore_operator.steps.context import Ports
+
+log = get_logger(__name__)
 
 LOOK_SECONDS = 10.0
 """For one addon. A migration under way holds its lock for longer; then the others come first."""
@@ -82,3 +85,40 @@ class Reverification:
             return None
         await self._ports.installer.fence(key, reason)
         return Fencing(key, reason)
+
+
+class TrustFollowing:
+    """Follows the trusted keys for a runner. `reload` reads them and says whether they changed; `want` has the Addons
+    of these keys looked at again, or with None all of them.
+    """
+
+    def __init__(
+        self, ports: Ports, reload: Callable[[], Awaitable[bool]], want: Callable[[frozenset[str] | None], None]
+    ) -> None:
+        self._reload = reload
+        self._want = want
+        self._reverification = Reverification(ports)
+        # What was trusted when the process before this one ended, nobody knows.
+        self._reverification.want()
+
+    async def run(self) -> None:
+        """Read the keys, and hold against them what is due. What is not trusted any more is fenced before anything else
+        is looked at. Raises as the reading and `Reverification.run` do; then it goes on with the next call."""
+        changed = await self._reload()
+        if changed:
+            self._reverification.want()
+        try:
+            await self.verify()
+        finally:
+            if changed:
+                self._want(None)
+
+    async def verify(self) -> None:
+        """Hold what is due against the keys as they were read last."""
+        if self._reverification.due:
+            await self._reverification.run(self._fenced)
+
+    def _fenced(self, change: Fencing) -> None:
+        told = "addon.fenced" if change.reason else "addon.freed"
+        log.warning(told, addon=change.addon_key, reason=change.reason)
+        self._want(frozenset({change.addon_key}))
