@@ -289,6 +289,30 @@ async def test_a_bundle_waits_for_its_slot_before_its_body_is_read(
         assert slow.json()["message"] == "the bundle comes too slowly: it needs 64 KiB a second"
 
 
+async def test_an_upgrade_that_takes_away_what_others_have_stored_says_which_line_does(plane: Plane) -> None:
+    notes = {"0001_notes.sql": "CREATE TABLE notes (organization_id uuid NOT NULL, body text);"}
+    less = {**notes, "0002_less.sql": "ALTER TABLE notes\n  DROP COLUMN body;"}
+    first, second = (
+        signed(make_bundle(tickets_manifest(version=version), files))
+        for version, files in (("1.0.0", notes), ("1.1.0", less))
+    )
+    async with plane.working():
+        for who in (plane.ada, plane.eve):
+            assert (await plane.install(who, *first)).status_code == 201
+        refused = await plane.install(plane.eve, *second)
+        assert (refused.status_code, refused.json()["code"]) == (422, "data_at_risk")
+        assert refused.json()["errors"] == [
+            {
+                "field": "migrations/0002_less.sql:1",
+                "code": "data_loss",
+                "message": "migrations/0002_less.sql:1 drops column notes.body and its values",
+            }
+        ]
+        removed = await plane.client.delete(f"{BASE}/installations/tickets?drop=true", headers=plane.ada)
+        assert removed.status_code == 200
+        assert (await plane.install(plane.eve, *second)).status_code == 201
+
+
 async def test_disable_hides_enable_brings_back_with_the_data(installed: Plane) -> None:
     client, ada = installed.client, installed.ada
     await client.post("/api/dynamic/Ticket", json={"title": "Printer"}, headers=ada)
