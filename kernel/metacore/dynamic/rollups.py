@@ -21,11 +21,14 @@ from metacore.dynamic.query import rows_equal
 from metacore.dynamic.rows import Rows, exact
 from metacore.dynamic.shape import ModelShape, shape_of
 from metacore.dynamic.validation import check_update, fitting
-from metacore.errors import Conflict, Refused
+from metacore.errors import Conflict, InvalidInput, Refused
 from metacore.identity import Principal
+from metacore.logs import get_logger
 from metacore.manifest.expressions import parse_expression
 from metacore.manifest.model import Relation
 from metacore.registry import LiveModel, Registry
+
+log = get_logger(__name__)
 
 ATTEMPTS: Final = 5
 """How often a parent that others change in between is computed anew, where rows cannot be held."""
@@ -162,14 +165,26 @@ def _found(models: Mapping[str, LiveModel], child: ModelShape) -> Iterable[Rollu
             if not relation.rollups or not _leads_to(relation.through, child.model):
                 continue
             shape = shape_of(model)
-            inputs = {relation.foreign_key, *relation.scope}
-            for rollup in relation.rollups:
-                inputs |= {rollup.source} if rollup.source else set()
-                if rollup.expr:
-                    inputs |= parse_expression(rollup.expr, child.columns.keys(), comparison=False).columns
+            inputs = _inputs(relation, child)
             targets = {rollup.target for rollup in relation.rollups}
-            if inputs <= child.columns.keys() and targets <= shape.assignable:
-                yield RollupRule(shape, relation, frozenset(inputs))
+            if inputs and targets <= shape.assignable and relation.references in shape.readable_names:
+                yield RollupRule(shape, relation, inputs)
+            else:
+                # Tables that migrations make are not known when a manifest is read; the child is served all the same.
+                log.warning("rollups.impossible", model=model.key, relation=relation.name, child=child.model.key)
+
+
+def _inputs(relation: Relation, child: ModelShape) -> frozenset[str]:
+    """The columns of the child that the rollups read; none when the table lacks one of them."""
+    inputs = {relation.foreign_key, *relation.scope}
+    for rollup in relation.rollups:
+        inputs |= {rollup.source} if rollup.source else set()
+        if rollup.expr:
+            try:
+                inputs |= parse_expression(rollup.expr, child.columns.keys(), comparison=False).columns
+            except InvalidInput:
+                return frozenset()
+    return frozenset(inputs) if inputs <= child.columns.keys() else frozenset()
 
 
 def _leads_to(through: str, child: LiveModel) -> bool:
