@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Self
+from typing import Any, Self
 
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.applications import Starlette
@@ -28,7 +28,7 @@ from metacore.api.middleware import RequestMiddleware
 from metacore.api.navigation import groups_for
 from metacore.api.outside import outside_services
 from metacore.api.records import RecordsEndpoint
-from metacore.api.route import KernelRoute
+from metacore.api.route import routes_within
 from metacore.api.routes import KernelServices, kernel_routes
 from metacore.app_config import AppConfig as AppConfig
 from metacore.app_config import auth_config
@@ -165,8 +165,8 @@ class App:
         """Put every route of the kernel under `prefix` of `target`, and health, metrics and /docs at its root.
 
         Given an application, the fast lane and the request middleware go in front, inside the host's own middleware;
-        given a router, the same routes answer without them. Returns the authenticated router under `prefix`: routes
-        that the host adds to it, also later, ask for a valid token.
+        given a router, the same routes answer without the lane, each within the request middleware. Returns the
+        authenticated router under `prefix`: routes that the host adds to it, also later, ask for a valid token.
 
         Raises:
             Misconfigured: it is mounted already, or the prefix is no path.
@@ -178,22 +178,23 @@ class App:
             raise Misconfigured(f"the prefix {prefix!r} must start with '/', and each '/' be followed by a name")
         self._mounted = True
         services = self._services()
-        routes = kernel_routes(services, prefix=prefix, lifespan=self._lifespan, described=target)
+        front: dict[str, Any] = {
+            "metrics": self.metrics if self.config.enable_metrics else None,
+            "access_log": self.config.access_log,
+            "prefix": "" if self.config.standalone else prefix,
+            "max_body_bytes": self.config.max_body_bytes,
+            "max_upload_bytes": self.config.max_upload_bytes,
+        }
+        around = None if isinstance(target, FastAPI) else RequestMiddleware(target, **front).around
+        routes = kernel_routes(services, prefix=prefix, lifespan=self._lifespan, described=target, around=around)
         target.include_router(routes)
-        own = APIRouter(route_class=KernelRoute, dependencies=[Depends(self.principal)])
+        own = APIRouter(route_class=routes_within(around), dependencies=[Depends(self.principal)])
         target.include_router(own, prefix=prefix)
         if isinstance(target, FastAPI):
             refuse_in_the_envelope(target, prefix)
             # From the outermost to the innermost; what the host adds later stands in front of these.
             target.user_middleware += [
-                Middleware(
-                    RequestMiddleware,
-                    metrics=self.metrics if self.config.enable_metrics else None,
-                    access_log=self.config.access_log,
-                    prefix="" if self.config.standalone else prefix,
-                    max_body_bytes=self.config.max_body_bytes,
-                    max_upload_bytes=self.config.max_upload_bytes,
-                ),
+                Middleware(RequestMiddleware, **front),
                 Middleware(Lane, prefix=prefix, endpoint=services.records, auth=self.auth),
             ]
         return own

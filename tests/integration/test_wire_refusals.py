@@ -24,14 +24,24 @@ async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         heard.append(context.principal.locale)
         return {**values, "name": f"{values['name']} {context.principal.locale}".strip()}
 
+    async def burst(context: HookContext, row: dict[str, Any]) -> None:
+        if row["name"] == "Bomb":
+            raise RuntimeError("the password is hunter2")
+
     kernel.hooks.register("before_create", "gadgets", listen)
+    kernel.hooks.register("before_delete", "gadgets", burst)
     web = FastAPI()
     if request.param == "lane":
-        kernel.mount(web)
+        own = kernel.mount(web)
     else:
         router = APIRouter()
-        kernel.mount(router)
+        own = kernel.mount(router)
         web.include_router(router)
+
+    @own.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError("the password is hunter2")
+
     async with started(web) as opened:
         opened.headers |= await register(opened, "ada@example.com")
         yield opened
@@ -88,6 +98,40 @@ async def test_nul_in_the_query_of_a_row_is_refused(client: httpx2.AsyncClient) 
     row = (await client.post("/api/dynamic/gadgets", json={"name": "Lamp"})).json()["data"]
     reply = await client.get(f"/api/dynamic/gadgets/{row['id']}?x=%00")
     assert (reply.status_code, reply.json()["code"]) == (400, "invalid_query")
+
+
+async def test_every_reply_carries_the_request_id(client: httpx2.AsyncClient) -> None:
+    for method, path in (
+        ("GET", "/api/dynamic/gadgets"),
+        ("GET", "/api/dynamic/nothing"),
+        ("GET", "/api/metadata/all"),
+        ("POST", "/api/auth/login"),
+        ("DELETE", "/api/auth/login"),
+        ("GET", "/healthz"),
+        ("GET", "/api/broken"),
+    ):
+        reply = await client.request(method, path, headers={"X-Request-ID": "mine-1"})
+        assert (path, reply.headers["x-request-id"]) == (path, "mine-1")
+        assert (await client.request(method, path)).headers["x-request-id"] not in ("", "mine-1")
+
+
+async def test_bodies_beyond_the_limit_are_refused(client: httpx2.AsyncClient) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b" " * 65_536
+
+    for path in ("/api/dynamic/gadgets", "/api/auth/login"):
+        for content in (b" " * 1_048_577, endless()):
+            reply = await client.post(path, content=content, headers={"Content-Type": "application/json"})
+            assert (path, reply.status_code, reply.json()["code"]) == (path, 413, "payload_too_large")
+
+
+async def test_what_fails_inside_stays_inside(client: httpx2.AsyncClient) -> None:
+    row = (await client.post("/api/dynamic/gadgets", json={"name": "Bomb"})).json()["data"]
+    for method, path in (("DELETE", f"/api/dynamic/gadgets/{row['id']}"), ("GET", "/api/broken")):
+        reply = await client.request(method, path)
+        assert reply.status_code == 500
+        assert reply.json() == {"success": False, "message": "internal error", "code": "internal"}
 
 
 async def test_a_deleted_row_is_named_as_it_is_stored(client: httpx2.AsyncClient) -> None:

@@ -74,13 +74,17 @@ class RequestMiddleware:
         self._ids = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind == "lifespan" or not self._covers(scope):
+        if scope["type"] == "lifespan" or not self._covers(scope):
             await self.app(scope, receive, send)
-        elif kind == "http":
-            await self._http(scope, receive, send)
         else:
-            await self._websocket(scope, receive, send)
+            await self.around(self.app, scope, receive, send)
+
+    async def around(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run `app` for one request as this middleware runs its own, for routes that none stands in front of."""
+        if scope["type"] == "http":
+            await self._http(app, scope, receive, send)
+        else:
+            await self._websocket(app, scope, receive, send)
 
     def _covers(self, scope: Scope) -> bool:
         path: str = scope["path"]
@@ -90,15 +94,15 @@ class RequestMiddleware:
             path = path[len(root_path) :]
         return f"{path}/".startswith(self._own)
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _http(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         identifier, content_length = self._read_headers(scope)
         exchange = _Exchange(self, scope, receive, send, identifier)
         token = logs.request_id.set(identifier.decode("ascii"))
         try:
             if content_length is None:
-                await self.app(scope, exchange.receive, exchange.send)
+                await app(scope, exchange.receive, exchange.send)
             elif content_length <= self.max_body_bytes or content_length <= self.body_limit(scope["path"]):
-                await self.app(scope, receive, exchange.send)
+                await app(scope, receive, exchange.send)
             else:
                 exchange.too_large = True
             if exchange.too_large:
@@ -128,7 +132,7 @@ class RequestMiddleware:
                 raise error
             await exchange.answer(MetacoreError(INTERNAL_ERROR))
 
-    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _websocket(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         identifier, _ = self._read_headers(scope)
 
         async def tagged(message: Message) -> None:
@@ -138,7 +142,7 @@ class RequestMiddleware:
 
         token = logs.request_id.set(identifier.decode("ascii"))
         try:
-            await self.app(scope, receive, tagged)
+            await app(scope, receive, tagged)
         finally:
             logs.request_id.reset(token)
 

@@ -26,7 +26,7 @@ from metacore.api.options import build_options_router
 from metacore.api.outside import OutsideServices
 from metacore.api.permissions import build_permissions_router
 from metacore.api.records import RecordsEndpoint, build_records_router
-from metacore.api.route import share_methods
+from metacore.api.route import Around, prepare
 from metacore.api.tools import build_tools_router
 from metacore.api.transfer import build_transfer_router
 from metacore.api.users import build_users_router
@@ -79,14 +79,16 @@ def kernel_routes(
     prefix: str,
     lifespan: StatelessLifespan[FastAPI],
     described: FastAPI | APIRouter,
+    around: Around | None = None,
 ) -> APIRouter:
     """One router with every route of the kernel: the API under `prefix`, health, metrics and /docs at the root.
 
-    `described` is what `/openapi.json` tells of; `lifespan` starts and stops the kernel with it.
+    `described` is what `/openapi.json` tells of; `lifespan` starts and stops the kernel with it. `around` is the
+    request middleware, where it does not stand in front of the application.
     """
     routes = APIRouter(lifespan=lifespan)
-    routes.include_router(build_health_router(services.checks, services.metrics))
-    routes.include_router(
+    at_root = (
+        build_health_router(services.checks, services.metrics),
         build_docs_router(
             described,
             services.registry,
@@ -95,9 +97,9 @@ def kernel_routes(
             services.translator,
             prefix=prefix,
             version=__version__,
-        )
+        ),
     )
-    for router in (
+    under_prefix = (
         build_auth_router(services.auth),
         build_users_router(services.auth, services.permissions),
         build_permissions_router(services.permissions, services.auth),
@@ -118,7 +120,11 @@ def kernel_routes(
         build_actions_router(services.actions, services.records, services.principal),
         # Last: its `/dynamic/{model}/{id}` would answer for the routes above.
         build_records_router(services.records, services.principal),
-    ):
-        share_methods(router)
+    )
+    for router in at_root:
+        prepare(router, around)
+        routes.include_router(router)
+    for router in under_prefix:
+        prepare(router, around)
         routes.include_router(router, prefix=prefix)
     return routes
