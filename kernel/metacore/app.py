@@ -61,6 +61,7 @@ from metacore.permissions.service import PermissionService
 from metacore.registry import Registry, Snapshot
 from metacore.secrets import Sealer
 from metacore.translator import CatalogTranslator, Translator
+from metacore.ws.fanout import reach_other_kernels
 from metacore.ws.hub import Hub
 
 
@@ -92,6 +93,8 @@ class App:
         self.hooks = HookRegistry()
         self.bus = Bus(CapabilityGate(self.enforcer, self.registry), self.metrics)
         self.hub = Hub(self.metrics)
+        if self._listener is not None:
+            reach_other_kernels(self.hub, self.database, self._listener)
         self.outbound = Broker(config.egress, metrics=self.metrics)
         self.auth = AuthService(self.database, auth_config(config), self._listener)
         self.auth.on_invalidate(self.hub.invalidate)

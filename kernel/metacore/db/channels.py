@@ -20,5 +20,8 @@ REQUESTS = "metacore_requests"
 JOBS = "metacore_jobs"
 """There is a job to run now. Payload: none."""
 
+MESSAGES = "metacore_messages"
+"""A message for users who may be connected to another kernel. Payload: see `ws.fanout`."""
+
 EPOCHS = {AUTH: "auth", PERMISSIONS: "permissions"}
 """The row of metacore_epochs that is raised in the transaction of a NOTIFY on that channel."""

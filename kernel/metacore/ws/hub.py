@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from metacore import logs
 from metacore.db.faults import fault_of
@@ -32,6 +32,16 @@ MessageHook = Callable[[Connection, str], Awaitable[None] | None]
 """Gets what clients send. The next message of that client is read when it returns."""
 
 
+class Elsewhere(Protocol):
+    """The other kernels; `ws.fanout` has the real one."""
+
+    def send(self, users: frozenset[UserId], message: Message) -> None:
+        """Send to the users' connections there. Does not wait."""
+        ...
+
+    async def stop(self) -> None: ...
+
+
 class Hub:
     """Connections by user. `now` gives Unix seconds."""
 
@@ -43,6 +53,7 @@ class Hub:
         self._notification_hooks: list[NotificationHook] = []
         self._message_hook: MessageHook | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self.elsewhere: Elsewhere | None = None
         self.changes = 0
         """Rises whenever rights may have changed."""
         self._to_recheck: set[UserId | None] = set()
@@ -94,21 +105,27 @@ class Hub:
     # --- sending
 
     def send_to_user(self, user_id: UserId, message: Message) -> int:
-        """Send to every connection of one user. Returns how many took it."""
+        """Send to every connection of one user, in whichever kernel. Returns how many of this process took it."""
         return self.send_to_users((user_id,), message)
 
     def send_to_users(self, user_ids: Iterable[UserId], message: Message) -> int:
-        """Send to every connection of these users. Returns how many took it."""
+        """Send to every connection of these users, in whichever kernel. Returns how many of this process took it."""
         users = frozenset(user_ids)
-        targets = [connection for user_id in users for connection in self._by_user.get(user_id, ())]
-        taken = self._send(targets, message)
+        taken = self.deliver(users, message)
+        if self.elsewhere is not None and users:
+            self.elsewhere.send(users, message)
         self._notified(users, message)
         return taken
+
+    def deliver(self, user_ids: Iterable[UserId], message: Message) -> int:
+        """Send to the connections of this process alone, without hooks: another kernel took care of the rest."""
+        return self._send([each for user_id in user_ids for each in self._by_user.get(user_id, ())], message)
 
     def send_conditional(self, predicate: Callable[[Connection], bool], message: Message) -> int:
         """Send to every connection that `predicate` picks, by its `principal` and `channel`. Returns how many took it.
 
-        The hub spans all organizations: a predicate that does not look at one sends to all of them.
+        The hub spans all organizations: a predicate that does not look at one sends to all of them. A predicate is code
+        and cannot travel, so this asks about the connections of this process.
         """
         targets = [connection for connection in self._all if predicate(connection)]
         taken = self._send(targets, message)
@@ -165,6 +182,8 @@ class Hub:
 
     async def stop(self) -> None:
         """Close every connection with 1001 and stop what runs in the background."""
+        if self.elsewhere is not None:
+            await self.elsewhere.stop()
         for connection in tuple(self._all):
             self._end(connection, CloseCode.GOING_AWAY, "server stops")
         tasks = [*self._tasks, *([self._rechecking] if self._rechecking is not None else [])]
