@@ -123,6 +123,17 @@ async def test_facets_of_a_column_with_options_have_their_labels(desk: Desk) -> 
     assert await counted(desk, field="customer_id") == [(acme, "Acme", 3)]
 
 
+async def test_facets_are_looked_for_by_what_people_see(desk: Desk) -> None:
+    acme, other = await desk.add("Customer", name="Acme"), await desk.add("Customer", name="Zenith")
+    for status, customer in (("done", acme), ("odd", acme), ("open", other)):
+        await desk.add("tickets", title="t", status=status, customer_id=customer)
+    assert await counted(desk, field="status", q="ALL d") == [("done", "All done", 1)]
+    assert await counted(desk, field="status", q="oDD") == [("odd", "odd", 1)]
+    assert await counted(desk, field="customer_id", q="acm") == [(acme, "Acme", 2)]
+    assert await counted(desk, field="customer_id", q=str(other)[:13]) == [(other, "Zenith", 1)]
+    assert await counted(desk, field="status", q="nothing") == []
+
+
 async def test_facets_do_not_tell_names_that_the_caller_may_not_read(desk: Desk) -> None:
     store = MemoryPermissionStore()
     await store.grant_role(desk.acme, "agent", "tickets.read")
@@ -133,6 +144,8 @@ async def test_facets_do_not_tell_names_that_the_caller_may_not_read(desk: Desk)
     await desk.add("tickets", title="t", customer_id=acme)
     buckets = await service.facets(desk.caller(role="agent"), "tickets", [("field", "customer_id")])
     assert buckets == [{"value": acme, "label": str(acme), "count": 1}]
+    # Nor is what is found a way to guess them.
+    assert not await service.facets(desk.caller(role="agent"), "tickets", [("field", "customer_id"), ("q", "Acme")])
     with pytest.raises(PermissionDenied):
         await service.facets(principal_without_grants(desk), "tickets", [("field", "status")])
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from metacore.db.database import Database
 from metacore.dynamic import lookup, statements
 from metacore.dynamic.export_formats import plain_text
-from metacore.dynamic.options import OptionsQuery, OptionsService, has_options
+from metacore.dynamic.options import OptionsQuery, OptionsService, as_stored, has_options
 from metacore.dynamic.query import ListQuery, parse_shaped_query
 from metacore.dynamic.shape import TEXT_KINDS, ColumnShape, ModelShape, shape_of
 from metacore.errors import InvalidInput, NotFound, NotWired, PermissionDenied
@@ -22,7 +22,7 @@ from metacore.registry import LiveModel, Registry
 
 @dataclass(frozen=True, slots=True)
 class FacetsQuery:
-    """`rows` holds the filters and the search of the list; `q` narrows the values themselves."""
+    """`rows` holds the filters and the search of the list; `q` narrows the values themselves, by text or label."""
 
     column: ColumnShape
     rows: ListQuery
@@ -83,13 +83,28 @@ class FacetsService:
         shape = shape_of(model)
         await lookup.require_read(self._permissions, principal, shape)
         query = parse_facets_query(model, params)
-        statement = self._statement(principal, shape, query)
+        called_so = await self._values_called(principal, model, query)
+        statement = self._statement(principal, shape, query, called_so)
         values = statements.filter_values(shape, query.rows, self._db.dialect)
         counted = await lookup.fetch(self._db, principal.organization_id, statement, values)
         names = await self._names(principal, model, query.column, [row["value"] for row in counted])
         return [_bucket(row, names) for row in counted]
 
-    def _statement(self, principal: Principal, shape: ModelShape, query: FacetsQuery) -> sa.Select[Any]:
+    async def _values_called(self, principal: Principal, model: LiveModel, query: FacetsQuery) -> list[Any]:
+        """Values whose label, which is what people see of them, holds the text that they look for."""
+        if self._options is None or not query.q or not has_options(model, query.column.name):
+            return []
+        asked = OptionsQuery(field=query.column.name, q=query.q, limit=lookup.MAX_LIMIT)
+        try:
+            options = await self._options.options(principal, model.key, asked)
+        except (NotFound, NotWired, PermissionDenied):
+            return []
+        found = (as_stored(query.column, plain_text(row["value"])) for row in options.rows)
+        return [value for value in found if value is not None]
+
+    def _statement(
+        self, principal: Principal, shape: ModelShape, query: FacetsQuery, called_so: Sequence[Any]
+    ) -> sa.Select[Any]:
         table = lookup.table_of(self._db, shape, principal.organization_id)
         stored = table.c[query.column.name]
         conditions = [
@@ -100,7 +115,7 @@ class FacetsService:
         if query.column.kind in TEXT_KINDS:
             conditions.append(stored != "")
         if query.q:
-            conditions.append(lookup.contains(table, query.column, query.q))
+            conditions.append(sa.or_(lookup.contains(table, query.column, query.q), stored.in_(called_so)))
         value, count = stored.label("value"), sa.func.count().label("count")
         return (
             sa.select(value, count).where(*conditions).group_by(stored).order_by(count.desc(), value).limit(query.limit)

@@ -155,7 +155,7 @@ class OptionsService:
             filtered = _readable(shape, filter_by)
             conditions.append(table.c[filtered.name] == _filter_value(filtered, query.filter_value))
         if query.ids:
-            wanted = [known for text in query.ids if (known := _as_stored(value, text)) is not None]
+            wanted = [known for text in query.ids if (known := as_stored(value, text)) is not None]
             conditions.append(table.c[value.name].in_(wanted))
         elif query.q:
             searched = {display.label, *([value.name] if value.kind in TEXT_KINDS else [])}
@@ -178,7 +178,7 @@ class OptionsService:
         if column.kind in TEXT_KINDS:
             conditions.append(stored != "")
         if query.ids:
-            wanted = [known for text in query.ids if (known := _as_stored(column, text)) is not None]
+            wanted = [known for text in query.ids if (known := as_stored(column, text)) is not None]
             conditions.append(stored.in_(wanted))
         elif query.q:
             conditions.append(lookup.contains(table, column, query.q))
@@ -277,7 +277,7 @@ def _filter_value(column: ColumnShape, text: str) -> Any:
         ) from error
 
 
-def _as_stored(column: ColumnShape, text: str) -> Any:
+def as_stored(column: ColumnShape, text: str) -> Any:
     """The value that an id means; None when no row can have it."""
     try:
         return read_text(column, text)
