@@ -237,13 +237,16 @@ async def test_children_of_others_count_for_nobody(shop: Shop) -> None:
 async def test_what_a_constraint_of_the_parent_refuses_takes_the_child_back(shop: Shop) -> None:
     order = await shop.make("Order", limit=10)
     line = await shop.line(order, price=8)
-    with pytest.raises(Refused, match="net <= limit"):
+    with pytest.raises(Refused, match="Order above: net: net <= limit does not hold") as refused:
         await shop.service.update(shop.ada, "Line", _uuid(line), {"price": 11})
+    assert (refused.value.code, [problem.code for problem in refused.value.problems]) == ("rollup", ["limit"])
+    with pytest.raises(Refused, match="Order above: net: at most 14 digits"):
+        await shop.line(await shop.make("Order"), quantity=2_000_000, price=99_999_999_999)
     with pytest.raises(Refused, match="net <= limit"):
         await shop.line(order, price=3)
     assert await shop.row("Order", order, "net") == {"net": 8}
     if shop.desk.serving.dialect == "postgresql":  # On SQLite the parent follows the child, in a change of its own.
-        lines, _ = await shop.service.list(shop.ada, "Line", ())
+        lines, _ = await shop.service.list(shop.ada, "Line")
         assert [each["price"] for each in lines] == [8]
         assert len(await shop.told("Line.updated")) == 0
 

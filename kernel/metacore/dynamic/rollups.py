@@ -20,7 +20,7 @@ from metacore.dynamic.hook_points import HookContext
 from metacore.dynamic.query import rows_equal
 from metacore.dynamic.rows import Rows, exact
 from metacore.dynamic.shape import ModelShape, shape_of
-from metacore.dynamic.validation import check_update, fitting
+from metacore.dynamic.validation import ConstraintBroken, check_update, fitting
 from metacore.errors import Conflict, InvalidInput, Refused
 from metacore.identity import Principal
 from metacore.logs import get_logger
@@ -149,13 +149,22 @@ async def _recompute(
         given = {name: value for name, value in given.items() if _news(shape, current.row, name, value)}
         if not given:
             return None
-        columns = check_update(shape, given, current.row, datetime.datetime.now(datetime.UTC))
         context = HookContext(principal, shape.model, parent.row_id, current.row)
-        columns |= await compute(shape, context, columns)
-        body = await rows.update(shape, principal, parent.row_id, columns, current.version)
+        try:
+            columns = check_update(shape, given, current.row, datetime.datetime.now(datetime.UTC))
+            columns |= await compute(shape, context, columns)
+            body = await rows.update(shape, principal, parent.row_id, columns, current.version)
+        except (InvalidInput, Refused) as error:
+            raise _refusal(shape, error) from error
         if body is not None:
             return Recomputed(shape, context, exact(body))
     raise Conflict("the row above is being changed by others all the time; try again", code="contention")
+
+
+def _refusal(shape: ModelShape, error: InvalidInput | Refused) -> Refused:
+    """What the row above cannot take, told to whoever changes a child, whose columns the named ones are not."""
+    kind = ConstraintBroken if isinstance(error, ConstraintBroken) else Refused
+    return kind(f"{shape.model.key} above: {error.message}", code="rollup", problems=error.problems)
 
 
 def _found(models: Mapping[str, LiveModel], child: ModelShape) -> Iterable[RollupRule]:
