@@ -205,6 +205,29 @@ async def test_whoever_has_an_addon_alone_may_lose_data(world: World) -> None:
     assert await world.versions() == {world.acme.organization_id: "1.1.0"}
 
 
+async def test_what_an_organization_kept_when_it_left_is_spared_too(world: World) -> None:
+    tables = {"0001_notes.sql": "CREATE TABLE notes (organization_id uuid NOT NULL, body text, old text);"}
+    await world.host_installs([], migrations=tables, capabilities=[], models=[])
+    assert (await world.asks(world.globex, migrations=tables, capabilities=[], models=[])).status == "done"
+    for caller in (world.acme, world.globex):
+        await world.owner.postgres.execute(
+            "INSERT INTO addon_tickets.notes (organization_id, body) VALUES ($1, 'x')", caller.organization_id
+        )
+    await world.installer.uninstall("tickets", world.acme.organization_id, drop=False)
+    less = {**tables, "0002_less.sql": "ALTER TABLE notes DROP COLUMN old;"}
+    outcome = await world.asks(world.globex, version="1.1.0", migrations=less, capabilities=[], models=[])
+    assert isinstance(outcome.error, Refused)
+    assert outcome.error.code == "data_at_risk"
+    assert "notes.old and its values; organizations that left the addon have kept theirs" in outcome.error.message
+    assert await world.versions() == {world.globex.organization_id: "1.0.0"}
+    assert await world.owner.postgres.fetchval("SELECT array_agg(version) FROM metacore_bundles") == ["1.0.0"]
+    await world.owner.postgres.execute(
+        "DELETE FROM addon_tickets.notes WHERE organization_id = $1", world.acme.organization_id
+    )
+    done = await world.asks(world.globex, version="1.1.0", migrations=less, capabilities=[], models=[])
+    assert (done.status, done.error) == ("done", None)
+
+
 async def test_a_first_installation_loses_nobodys_data(world: World) -> None:
     both = {**NOTES, "0002_less.sql": "ALTER TABLE notes DROP COLUMN old;"}
     for caller in (world.acme, world.globex):

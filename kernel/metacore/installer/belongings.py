@@ -12,7 +12,9 @@ from metacore.db.catalog import StoredTable
 from metacore.installer import guest_roles, handlers, register
 from metacore.installer.names import quoted
 from metacore.installer.observe import MARKS_SCHEMA, driver_of
+from metacore.installer.standing import Asker, losses_of_others, taking_away
 from metacore.installer.state import SchemaFacts, State
+from metacore.installer.steps import Plan
 from metacore.orm.tables import AddonMigration, AddonSchema, Installation
 
 TENANT_COLUMN = "organization_id"
@@ -77,6 +79,27 @@ async def _delete_rows(connection: AsyncConnection, schema: SchemaFacts, organiz
             f"DELETE FROM {quoted(schema.name)}.{quoted(name)} WHERE {TENANT_COLUMN} = ANY ($1::uuid[])",  # noqa: S608
             list(organizations),
         )
+
+
+async def spare_kept(
+    connection: AsyncConnection, plan: Plan, state: State, organizations: Sequence[uuid.UUID], asker: Asker
+) -> None:
+    """Whether a tenant's bundle leaves alone what organizations have kept that left the addon: their rows are in its
+    shared schema still. For those that have the addon, see `metacore.installer.standing.spare_others`.
+
+    Raises:
+        Refused: with the code `data_at_risk`, as that does.
+    """
+    risks = losses_of_others(plan, state, organizations, asker)
+    for name in dict.fromkeys(risk.subject for risk in risks):
+        tables = [table.name for table in state.schema(name).tables.values() if TENANT_COLUMN in table.columns]
+        probes = [
+            f"EXISTS (SELECT 1 FROM {quoted(name)}.{quoted(table)} WHERE {TENANT_COLUMN} <> ALL ($1::uuid[]))"  # noqa: S608
+            for table in tables
+        ]
+        driver = await driver_of(connection)
+        if probes and await driver.fetchval(f"SELECT {' OR '.join(probes)}", list(organizations)):
+            raise taking_away(plan, risks, "organizations that left the addon have kept theirs")
 
 
 async def _has_rows(connection: AsyncConnection, schema: SchemaFacts) -> bool:

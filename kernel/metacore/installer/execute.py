@@ -21,6 +21,7 @@ from metacore.db.database import Database
 from metacore.db.roles import KERNEL_ROLE
 from metacore.errors import InvalidInput
 from metacore.installer import (
+    belongings,
     farewell,
     guest_roles,
     lifecycle,
@@ -201,11 +202,10 @@ class Installer:
         standing.spare_others(plan, state, wanted, asker)
         if not plan.changed:
             return InstallReport(plan.addon_key, plan.version, plan.digest, wish.signer, revision, changed=False)
-        did = named(plan, changes, differs=differs)
         report = await self._carry_out(
             plan, wish, wanted, state, asker=asker, allow_downgrade=allow_downgrade, progress=progress
         )
-        return replace(report, did=did)
+        return replace(report, did=named(plan, changes, differs=differs))
 
     async def _check_code(self, bundle: Bundle, state: State) -> None:
         """Scan an addon's module, unless the very same bundle is installed already."""
@@ -354,6 +354,7 @@ class Installer:
                     wish.bundle, state, organizations, owner_uid=wish.owner_uid, allow_downgrade=allow_downgrade
                 )
                 standing.check_still(wish, plan, state, organizations, asker)
+                await belongings.spare_kept(connection, plan, state, organizations, asker)
                 attempt = await register.claim(connection, wish)
                 if state.dialect == "postgresql":
                     await migration_role.copy_marks(connection, key)

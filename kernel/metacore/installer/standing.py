@@ -13,7 +13,7 @@ from metacore.capabilities.grants import missing
 from metacore.errors import Conflict, Problem, Refused
 from metacore.installer.register import Wish
 from metacore.installer.state import AddonRow, State
-from metacore.installer.steps import Plan, RiskKind
+from metacore.installer.steps import Plan, Risk, RiskKind
 
 MOST_NAMED = 5
 
@@ -84,17 +84,26 @@ def spare_others(plan: Plan, state: State, organizations: Sequence[uuid.UUID], a
         Refused: with the code `data_at_risk`; `problems` name each migration, the statement and what it takes away.
     """
     others = state.installed.keys() - set(organizations)
-    if asker is not Asker.TENANT or not others:
-        return
-    risks = [risk for risk in plan.data_at_risk if state.schema(risk.subject).organization_id not in organizations]
-    if not risks:
-        return
+    risks = losses_of_others(plan, state, organizations, asker) if others else []
+    if risks:
+        whose = f"{len(others)} more organization{'s have' if len(others) > 1 else ' has'} the addon"
+        raise taking_away(plan, risks, whose)
+
+
+def losses_of_others(plan: Plan, state: State, organizations: Sequence[uuid.UUID], asker: Asker) -> list[Risk]:
+    """What a tenant's bundle takes away in schemas that are not only its own."""
+    if asker is not Asker.TENANT:
+        return []
+    return [risk for risk in plan.data_at_risk if state.schema(risk.subject).organization_id not in organizations]
+
+
+def taking_away(plan: Plan, risks: Sequence[Risk], whose: str) -> Refused:
+    """The refusal of a plan that takes away what somebody else has stored; `whose` says who that is."""
     places = tuple(dict.fromkeys(risk.message for risk in risks))
     more = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
-    has = f"{len(others)} more organization{'s have' if len(others) > 1 else ' has'} the addon"
-    raise Refused(
+    return Refused(
         f"version {plan.version} of addon {plan.addon_key!r} takes away what is stored ({RiskKind.DATA_LOSS.value}):"
-        f" {'; '.join(places[:MOST_NAMED])}{more}; {has}, so who administers this installation has to install it",
+        f" {'; '.join(places[:MOST_NAMED])}{more}; {whose}, so who administers this installation has to install it",
         code="data_at_risk",
         problems=[Problem(place.partition(" ")[0], RiskKind.DATA_LOSS.value, place) for place in places],
     )
