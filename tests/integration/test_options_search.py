@@ -130,7 +130,7 @@ async def test_facets_are_looked_for_by_what_people_see(desk: Desk) -> None:
     assert await counted(desk, field="status", q="ALL d") == [("done", "All done", 1)]
     assert await counted(desk, field="status", q="oDD") == [("odd", "odd", 1)]
     assert await counted(desk, field="customer_id", q="acm") == [(acme, "Acme", 2)]
-    assert await counted(desk, field="customer_id", q=str(other)[:13]) == [(other, "Zenith", 1)]
+    assert await counted(desk, field="customer_id", q=str(other)[:8]) == [(other, "Zenith", 1)]
     assert await counted(desk, field="status", q="nothing") == []
 
 
