@@ -94,6 +94,13 @@ async def test_a_change_of_a_version_that_is_gone_is_refused(client: httpx2.Asyn
     for header in ("*", f'"other", {fine.headers["etag"]}', f"W/{fine.headers['etag']}"):
         reply = await client.request(method, url, json={}, headers={"If-Match": header})
         assert (header, reply.status_code) == (header, 200)
+    lines = [("If-Match", '"other"'), ("If-Match", fine.headers["etag"])]
+    assert (await client.request(method, url, json={}, headers=lines)).status_code == 200
+
+    # Who lost the tag did not mean to do without.
+    for header in ("", '""', ",", '"other"'):
+        lost = await client.request(method, url, json={"name": "Lamp 4"}, headers={"If-Match": header})
+        assert (header, lost.status_code) == (header, 412)
 
 
 async def test_a_delete_of_a_version_that_is_gone_is_refused(client: httpx2.AsyncClient) -> None:

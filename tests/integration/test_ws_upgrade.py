@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import asyncpg
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -167,7 +168,7 @@ async def test_without_a_good_token_there_is_no_upgrade(place: Place, query: str
     assert place.hub.joined.items == []
 
 
-@pytest.mark.parametrize("error", [Unavailable("database away"), ConnectionRefusedError("database away")])
+@pytest.mark.parametrize("error", [Unavailable("database away"), asyncpg.CannotConnectNowError("away")])
 async def test_a_check_that_cannot_be_made_is_503(place: Place, error: Exception) -> None:
     with pytest.raises(InvalidStatus) as refused:
         await connect(place.url(place.token_for(error)), proxy=None)

@@ -114,7 +114,7 @@ def _reading(
             "Cache-Control": "public, max-age=31536000, immutable" if immutable else "public, no-cache",
             "X-Content-Type-Options": "nosniff",
         }
-        if etags.matches(request.headers.get("if-none-match", ""), file.etag):
+        if etags.matches(request.headers.get("if-none-match"), file.etag):
             return Response(status_code=304, headers=headers)
         return Response(file.content, media_type=file.content_type, headers=headers)
 

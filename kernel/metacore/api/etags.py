@@ -5,16 +5,18 @@ from __future__ import annotations
 ANY = "*"
 
 
-def tags_of(header: str) -> frozenset[str]:
-    """The tags of an If-Match or If-None-Match header, or `*`; empty without one.
+def tags_of(header: str | None) -> frozenset[str]:
+    """The tags of an If-Match or If-None-Match header, or `*`; none without one. What an empty one names, nothing has:
+    a client that lost its tag is not one that does without.
 
     Weak ones count like strong ones: a proxy that compresses a reply weakens its tag, and the row is the same.
     """
-    tags = (part.strip().removeprefix("W/").strip('"') for part in header.split(","))
-    return frozenset(tag for tag in tags if tag)
+    if header is None:
+        return frozenset()
+    return frozenset(part.strip().removeprefix("W/").strip('"') for part in header.split(","))
 
 
-def matches(header: str, tag: str) -> bool:
+def matches(header: str | None, tag: str) -> bool:
     """Whether `header` names `tag`, or takes any."""
     tags = tags_of(header)
     return tag in tags or ANY in tags

@@ -25,7 +25,9 @@ from metacore.errors import MetacoreError, PayloadTooLarge, Unauthenticated
 UUID_LENGTH = 36
 AUTHORIZATION, ACCEPT_LANGUAGE = b"authorization", b"accept-language"
 IF_MATCH, IF_NONE_MATCH = b"if-match", b"if-none-match"
-HEADERS = frozenset({AUTHORIZATION, ACCEPT_LANGUAGE, IF_MATCH, IF_NONE_MATCH})
+LISTS = frozenset({IF_MATCH, IF_NONE_MATCH})
+"""Headers that may come in several lines, which are one list."""
+HEADERS = LISTS | {AUTHORIZATION, ACCEPT_LANGUAGE}
 
 
 class Lane:
@@ -103,18 +105,23 @@ def _headers(scope: Scope) -> tuple[str, Conditions, str]:
     found: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         if name in HEADERS:
-            # Of those that come twice the first counts, as Starlette takes them.
-            found.setdefault(name, value)
+            if name in LISTS and name in found:
+                value = found[name] + b"," + value
+            elif name in found:
+                continue  # Of those that come twice the first counts, as Starlette takes them.
+            found[name] = value
     scheme, _, token = found.get(AUTHORIZATION, b"").partition(b" ")
     token = token.strip()
     if scheme.lower() != b"bearer" or not token:
         raise Unauthenticated(AUTHENTICATION_NEEDED)
     conditions = UNCONDITIONAL
     if IF_MATCH in found or IF_NONE_MATCH in found:
-        conditions = Conditions(
-            found.get(IF_MATCH, b"").decode("latin-1"), found.get(IF_NONE_MATCH, b"").decode("latin-1")
-        )
+        conditions = Conditions(_text(found.get(IF_MATCH)), _text(found.get(IF_NONE_MATCH)))
     return token.decode("latin-1"), conditions, found.get(ACCEPT_LANGUAGE, b"").decode("latin-1")
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")
 
 
 async def _read_body(receive: Receive, limit: int) -> bytes | None:

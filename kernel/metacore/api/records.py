@@ -33,10 +33,10 @@ ROW_METHODS = frozenset({"GET", "PUT", "PATCH", "DELETE"})
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """The headers If-Match and If-None-Match of a request, '' where it has none."""
+    """The headers If-Match and If-None-Match of a request, None where it has none."""
 
-    if_match: str = ""
-    if_none_match: str = ""
+    if_match: str | None = None
+    if_none_match: str | None = None
 
 
 UNCONDITIONAL = Conditions()
@@ -82,7 +82,7 @@ class RecordsEndpoint:
             refuse_nul(query)
         if method == "GET":
             reply = _row(200, await self.dynamic.get_json(principal, model, row_id))
-            known = conditions.if_none_match and etags.matches(conditions.if_none_match, reply.tag)
+            known = etags.matches(conditions.if_none_match, reply.tag)
             return Reply(304, b"", reply.tag) if known else reply
         tags = etags.tags_of(conditions.if_match)
         if method == "DELETE":
@@ -163,7 +163,7 @@ def build_records_router(endpoint: RecordsEndpoint, authenticated: PrincipalDepe
 async def _reply(
     endpoint: RecordsEndpoint, request: Request, principal: Principal, model: str, row: str | None
 ) -> Response:
-    conditions = Conditions(request.headers.get("if-match", ""), request.headers.get("if-none-match", ""))
+    conditions = Conditions(_lines(request, "if-match"), _lines(request, "if-none-match"))
     reply = await endpoint.respond(
         principal, request.method, model, row, request.scope["query_string"], await request.body(), conditions
     )
@@ -171,6 +171,12 @@ async def _reply(
     if not reply.body:
         return Response(status_code=reply.status, headers=headers)
     return envelope.raw(reply.body, status=reply.status, headers=headers)
+
+
+def _lines(request: Request, name: str) -> str | None:
+    """A list that may come in several lines, as one."""
+    lines = request.headers.getlist(name)
+    return ",".join(lines) if lines else None
 
 
 def _row(status: int, body: bytes) -> Reply:
