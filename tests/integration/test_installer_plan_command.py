@@ -63,6 +63,24 @@ async def test_without_a_database_an_empty_one_is_planned_for(
     assert "\x1b" not in shown
 
 
+async def test_what_is_written_over_is_shown_beside_the_data_at_risk(
+    tmp_path: Path, owner_db: Database, database_urls: DatabaseUrls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    acme = await make_organization(owner_db, "Acme")
+    notes = {"0001_x.sql": "CREATE TABLE notes (organization_id uuid NOT NULL, body text);"}
+    content, signature = signed(make_bundle(tickets_manifest(), notes))
+    await Installer(owner_db).install(content, signature, trusted=TRUSTED, organizations=[acme])
+    notes["0002_y.sql"] = "ALTER TABLE notes ADD COLUMN short text;\nUPDATE notes SET short = body, body = '';"
+    file = write(tmp_path, tickets_manifest(version="1.1.0"), migrations=notes)
+    options = ("--key", KEY, "--database-url", database_urls.owner)
+    assert await run(str(file), *options) == 0
+    shown = capsys.readouterr().out
+    assert "written over:\n  addon_tickets: migrations/0002_y.sql:2 writes over notes.body\n" in shown
+    assert "data at risk" not in shown
+    assert await run(str(file), *options, "--json") == 0
+    assert [risk["kind"] for risk in json.loads(capsys.readouterr().out)["risks"]] == ["data_rewrite"]
+
+
 async def test_the_json_holds_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert await run(str(write(tmp_path)), "--key", KEY, "--json") == 0
     plan = json.loads(capsys.readouterr().out)

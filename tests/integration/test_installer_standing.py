@@ -173,6 +173,89 @@ async def test_a_request_gives_way_to_the_owner_who_decides_meanwhile(world: Wor
     assert await world.stands() == ("1.0.0", "enforce", [])
 
 
+REWRITES = {
+    "0002_update.sql": ("UPDATE notes SET body = NULL;", "writes over notes.body"),
+    "0002_merge.sql": (
+        "MERGE INTO notes USING (SELECT 'x' AS body) AS n ON notes.body = n.body"
+        " WHEN MATCHED THEN UPDATE SET body = 'gone', old = n.body;",
+        "writes over notes.body, notes.old",
+    ),
+    "0002_cte.sql": (
+        "ALTER TABLE notes ADD COLUMN new text;\n"
+        "WITH done AS (UPDATE notes SET new = body, body = '' RETURNING new) SELECT new FROM done;",
+        "writes over notes.body",
+    ),
+    "0002_conflict.sql": (
+        "CREATE UNIQUE INDEX one_body ON notes (body);\n"
+        "INSERT INTO notes (organization_id, body) SELECT organization_id, body FROM notes"
+        " ON CONFLICT (body) DO UPDATE SET old = 'gone';",
+        "writes over notes.old",
+    ),
+    "0002_function.sql": (
+        "CREATE FUNCTION wipe() RETURNS bigint LANGUAGE sql BEGIN ATOMIC"
+        " UPDATE notes SET body = NULL; SELECT count(*) FROM notes; END; SELECT wipe();",
+        "writes over notes.body",
+    ),
+}
+
+
+@pytest.mark.parametrize("isolation", ["shared", "schema"])
+@pytest.mark.parametrize("name", REWRITES)
+async def test_no_tenant_writes_over_what_others_have_stored(world: World, name: str, isolation: str) -> None:
+    wish: dict[str, Any] = {"capabilities": [], "tenancy": {"isolation": isolation}}
+    await world.host_installs([], migrations=NOTES, **wish)
+    assert (await world.asks(world.globex, migrations=NOTES, **wish)).status == "done"
+    schema = await world.owner.postgres.fetchval("SELECT name FROM metacore_schemas ORDER BY created_at LIMIT 1")
+    value = f"SELECT body FROM {schema}.notes WHERE organization_id = $1"
+    acme = world.acme.organization_id
+    await world.owner.postgres.execute(
+        f"INSERT INTO {schema}.notes (organization_id, body) VALUES ($1, 'x')",
+        acme,
+    )
+    sql, told = REWRITES[name]
+    wish.update(version="1.1.0", migrations={**NOTES, name: sql})
+    outcome = await world.asks(world.globex, **wish)
+    assert isinstance(outcome.error, Refused)
+    place = f"migrations/{name}:{sql.count(chr(10)) + 1} {told}"
+    assert f"writes over what is stored (data_rewrite): {place}; 1 more organization has" in outcome.error.message
+    assert outcome.error.problems == (Problem(place.partition(" ")[0], "data_rewrite", place),)
+    assert await world.owner.postgres.fetchval(value, acme) == "x"
+    assert set((await world.versions()).values()) == {"1.0.0"}
+    # Who administers them all means it.
+    assert (await world.asks(world.globex, administrators=("*",), **wish)).status == "done"
+    assert set((await world.versions()).values()) == {"1.1.0"}
+
+
+async def test_both_kinds_of_harm_are_named_together(world: World) -> None:
+    await world.host_installs([], migrations=NOTES, capabilities=[])
+    both = {**NOTES, "0002_x.sql": "UPDATE notes SET body = NULL;\nTRUNCATE notes;"}
+    outcome = await world.asks(world.globex, version="1.1.0", migrations=both, capabilities=[])
+    assert isinstance(outcome.error, Refused)
+    assert "takes away and writes over what is stored (data_loss, data_rewrite): " in outcome.error.message
+    assert {(problem.field, problem.code) for problem in outcome.error.problems} == {
+        ("migrations/0002_x.sql:1", "data_rewrite"),
+        ("migrations/0002_x.sql:2", "data_loss"),
+    }
+
+
+async def test_a_tenant_may_fill_what_its_upgrade_adds(world: World) -> None:
+    await world.host_installs([], migrations=NOTES, capabilities=[])
+    assert (await world.asks(world.globex, migrations=NOTES, capabilities=[])).status == "done"
+    await world.owner.postgres.execute(
+        "INSERT INTO addon_tickets.notes (organization_id, body) VALUES ($1, 'long')", world.acme.organization_id
+    )
+    fill = {
+        "0002_add.sql": "ALTER TABLE notes ADD COLUMN IF NOT EXISTS short text;",
+        "0003_fill.sql": "UPDATE notes SET short = left(body, 2);\n"
+        "CREATE TABLE heads (organization_id uuid NOT NULL, head text);\n"
+        "INSERT INTO heads SELECT organization_id, short FROM notes;\nUPDATE heads SET head = upper(head);",
+    }
+    asked = await world.asks(world.globex, version="1.1.0", migrations={**NOTES, **fill}, capabilities=[])
+    assert (asked.status, asked.error) == ("done", None)
+    assert await world.owner.postgres.fetchval("SELECT short FROM addon_tickets.notes") == "lo"
+    assert await world.owner.postgres.fetchval("SELECT head FROM addon_tickets.heads") == "LO"
+
+
 @pytest.mark.parametrize("isolation", ["shared", "schema"])
 @pytest.mark.parametrize("name", LOSSES)
 async def test_no_tenant_takes_away_what_others_have_stored(world: World, name: str, isolation: str) -> None:
@@ -214,6 +297,10 @@ async def test_what_an_organization_kept_when_it_left_is_spared_too(world: World
             "INSERT INTO addon_tickets.notes (organization_id, body) VALUES ($1, 'x')", caller.organization_id
         )
     await world.installer.uninstall("tickets", world.acme.organization_id, drop=False)
+    over = {**tables, "0002_over.sql": "UPDATE notes SET old = body;"}
+    outcome = await world.asks(world.globex, version="1.1.0", migrations=over, capabilities=[], models=[])
+    assert isinstance(outcome.error, Refused)
+    assert "writes over notes.old; organizations that left the addon have kept theirs" in outcome.error.message
     less = {**tables, "0002_less.sql": "ALTER TABLE notes DROP COLUMN old;"}
     outcome = await world.asks(world.globex, version="1.1.0", migrations=less, capabilities=[], models=[])
     assert isinstance(outcome.error, Refused)

@@ -11,6 +11,7 @@ from tests.hostile_sql import HARMLESS, HOSTILE, SETUP
 from metacore.db.catalog import StoredColumn, StoredTable
 from metacore.errors import MigrationRefused
 from metacore.installer.sql_effects import predict
+from metacore.installer.sql_fresh import Fresh
 from metacore.installer.sql_migrations import judge
 from metacore.installer.sql_names import Names
 from metacore.orm.tables import metadata
@@ -118,6 +119,116 @@ def test_rows_that_go_by_the_way_are_reported_too() -> None:
     )
     (migration,) = judge([File(sql)], names())
     assert migration.risks == tuple(f"migrations/0001_first.sql:{line} deletes rows of t" for line in (2, 3, 5))
+
+
+def rewrites(*statements: str, known: Names | None = None) -> list[str]:
+    """What the last of `statements`, a line each, writes over in tables `notes` and `logs` that were there before."""
+    fresh = Fresh({"notes": frozenset({"id", "body", "old"}), "logs": frozenset({"id"})}, views={"shown"})
+    before = known or Names({"notes", "logs"}, {"shown"}, {"mood"}, reserved=RESERVED, fresh=fresh)
+    (migration,) = judge([File("\n".join(statements))], before)
+    place = f"migrations/0001_first.sql:{len(statements)} "
+    return [rewrite.removeprefix(place) for rewrite in migration.rewrites]
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("UPDATE notes SET body = NULL;", "writes over notes.body"),
+        ("UPDATE notes SET (body, old) = ('a', 'b'), old = '';", "writes over notes.body, notes.old"),
+        ("UPDATE shown SET body = NULL;", "writes over shown.body"),
+        ("WITH n AS (UPDATE notes SET old = '' RETURNING id) SELECT id FROM n;", "writes over notes.old"),
+        ("INSERT INTO notes (id) VALUES (1) ON CONFLICT (id) DO UPDATE SET body = ''", "writes over notes.body"),
+        (
+            "MERGE INTO notes USING logs ON notes.id = logs.id WHEN MATCHED THEN UPDATE SET old = ''",
+            "writes over notes.old",
+        ),
+        (
+            "CREATE FUNCTION f() RETURNS void LANGUAGE sql BEGIN ATOMIC UPDATE notes SET body = ''; END;",
+            "writes over notes.body",
+        ),
+        ("ALTER TABLE notes ALTER old SET EXPRESSION AS ('');", "computes anew notes.old"),
+        (
+            "ALTER TABLE notes ADD FOREIGN KEY (old) REFERENCES logs (id) ON UPDATE CASCADE",
+            "lets updates of logs write over notes.old",
+        ),
+        (
+            "CREATE TRIGGER t BEFORE INSERT OR UPDATE ON notes FOR EACH ROW"
+            " EXECUTE FUNCTION tsvector_update_trigger('old', 'pg_catalog.english', 'body')",
+            "lets every change of notes write over notes.old",
+        ),
+        ("ALTER TYPE mood RENAME VALUE 'sad' TO 'glad';", "makes 'glad' of every 'sad' of type mood"),
+        ("ALTER TABLE notes RENAME COLUMN body TO gone;", "renames column notes.body to gone"),
+        ("ALTER TABLE notes RENAME TO gone;", "renames table notes to gone"),
+    ],
+)
+def test_what_is_written_over_is_told_with_its_columns(sql: str, told: str) -> None:
+    assert rewrites("SELECT 1;", sql) == [told]
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ("ALTER TABLE notes ADD COLUMN short text;", "UPDATE notes SET short = left(body, 9);"),
+        ("ALTER TABLE notes ADD COLUMN IF NOT EXISTS short text;", "UPDATE notes SET short = left(body, 9);"),
+        ("ALTER TABLE notes ADD short text;", "ALTER TABLE notes RENAME short TO s;", "UPDATE notes SET s = '';"),
+        ("CREATE TABLE tags (id int, name text);", "UPDATE tags SET name = '';"),
+        ("CREATE TABLE IF NOT EXISTS tags AS SELECT id FROM notes;", "UPDATE tags SET id = 1;"),
+        ("CREATE TABLE tags (id int);", "ALTER TABLE tags RENAME TO t;", "UPDATE t SET id = 1;"),
+        ("CREATE TYPE age AS ENUM ('old');", "ALTER TYPE age RENAME VALUE 'old' TO 'young';"),
+        ("ALTER TABLE notes ADD v tsvector;", "UPDATE notes SET v = to_tsvector(body) WHERE old = '';"),
+        ("SELECT id FROM notes FOR UPDATE;",),
+        ("INSERT INTO notes (id) VALUES (1) ON CONFLICT (id) DO NOTHING;",),
+        ("ALTER TABLE notes ADD FOREIGN KEY (old) REFERENCES logs (id) ON DELETE SET NULL;",),
+    ],
+)
+def test_filling_what_the_migrations_add_themselves_writes_nothing_over(statements: tuple[str, ...]) -> None:
+    assert rewrites(*statements) == []
+
+
+@pytest.mark.parametrize(
+    ("statements", "told"),
+    [
+        (("ALTER TABLE notes ADD COLUMN IF NOT EXISTS body text;", "UPDATE notes SET body = '';"), "notes.body"),
+        (("CREATE TABLE IF NOT EXISTS notes (id int);", "UPDATE notes SET body = '';"), "notes.body"),
+        (("ALTER TABLE notes ADD new text;", "UPDATE notes SET new = body, body = new;"), "notes.body"),
+        (("ALTER TABLE notes ADD new text;", "UPDATE logs SET id = 1;"), "logs.id"),
+        (
+            # The table gives its name to a view, behind which the others' rows are.
+            (
+                "CREATE TABLE t (body text);",
+                "ALTER TABLE t RENAME TO u;",
+                "CREATE VIEW t WITH (security_invoker = true) AS SELECT body FROM notes;",
+                "UPDATE t SET body = '';",
+            ),
+            "t.body",
+        ),
+        (
+            # CASCADE took no view along, so the table is not made.
+            (
+                "CREATE VIEW t WITH (security_invoker = true) AS SELECT body FROM notes;",
+                "DROP INDEX i CASCADE;",
+                "CREATE TABLE IF NOT EXISTS t (body text);",
+                "UPDATE t SET body = '';",
+            ),
+            "t.body",
+        ),
+        (
+            ("DROP INDEX i CASCADE;", "CREATE TABLE IF NOT EXISTS shown (body text);", "UPDATE shown SET body = '';"),
+            "shown.body",
+        ),
+    ],
+)
+def test_what_only_looks_new_is_written_over(statements: tuple[str, ...], told: str) -> None:
+    assert rewrites(*statements) == [f"writes over {told}"]
+
+
+def test_a_new_column_is_new_in_the_files_after_it_too() -> None:
+    first = File("ALTER TABLE notes ADD short text;")
+    second = File("UPDATE notes SET short = body;", version="0002", path="migrations/0002_fill.sql")
+    known = Names({"notes"}, reserved=RESERVED)
+    assert [migration.rewrites for migration in judge([first, second], known)] == [(), ()]
+    # Once the first has run, the column may hold what somebody stored.
+    assert judge([second], known)[0].rewrites == ("migrations/0002_fill.sql:1 writes over notes.short",)
 
 
 def test_too_deep_nesting_is_refused_not_a_crash() -> None:

@@ -418,6 +418,17 @@ async def test_data_at_risk_needs_a_waiver_that_names_the_version() -> None:
         assert isinstance((await world.reconcile(addon_of(preflight={"waivers": [waiver]}))).decisive, Done)
 
 
+async def test_what_an_upgrade_writes_over_is_told_and_needs_no_waiver() -> None:
+    world = World()
+    world.risks = (Risk(RiskKind.DATA_REWRITE, "addon_tickets", "migrations/0002_x.sql:1 writes over notes.body"),)
+    world.planned = (Step("table addon_tickets.notes", StepKind.TABLE, schema="addon_tickets"),)
+
+    condition = (await world.reconcile()).status.condition("PreflightPassed")
+
+    assert condition is not None and condition.status == "True"
+    assert "0002_x.sql:1 writes over notes.body" in condition.message
+
+
 async def test_a_schema_that_the_plan_makes_holds_no_data_at_risk() -> None:
     world = World()
     world.risks = (Risk(RiskKind.DATA_LOSS, "addon_tickets", "deletes rows"), Risk(RiskKind.KEPT, "a", "stays"))

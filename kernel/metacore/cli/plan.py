@@ -22,7 +22,7 @@ from metacore.db.database import Database
 from metacore.errors import NotFound, SignatureRefused
 from metacore.installer.execute import Installer
 from metacore.installer.plan import Plan, plan_for_empty
-from metacore.installer.steps import Rehearsal, Step, StepKind
+from metacore.installer.steps import Rehearsal, RiskKind, Step, StepKind
 from metacore.orm.tables import Organization
 
 EXAMPLE_ORGANIZATION = uuid.UUID("00000000-0000-4000-8000-000000000001")
@@ -140,7 +140,10 @@ def _show(bundle: Bundle, plan: Plan, verification: Verification, url: str, trie
         needed = ", ".join(f"{item.key} {item.version}" for item in manifest.requires if not item.optional)
         output.say(f"requires: {needed or 'nothing'}")
     _show_capabilities(plan)
-    _show_lines("data at risk", [f"{risk.subject}: {risk.message}" for risk in plan.risks], colour="33;1")
+    rewritten = [risk for risk in plan.risks if risk.kind is RiskKind.DATA_REWRITE]
+    at_risk = [f"{risk.subject}: {risk.message}" for risk in plan.risks if risk not in rewritten]
+    _show_lines("data at risk", at_risk, colour="33;1")
+    _show_lines("written over", [f"{risk.subject}: {risk.message}" for risk in rewritten], colour="33")
     _show_lines("left out", plan.notes, colour="33")
     _show_rehearsal(tried)
     if not plan.changed:

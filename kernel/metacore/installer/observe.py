@@ -16,6 +16,7 @@ from metacore.bundle.read import read_bundle
 from metacore.db.catalog import StoredColumn, StoredIndex, StoredTable, read_schema
 from metacore.errors import MetacoreError
 from metacore.installer import names
+from metacore.installer.sql_fresh import Fresh
 from metacore.installer.sql_names import Names
 from metacore.installer.state import AddonRow, InstalledRow, OtherAddon, SchemaFacts, State
 from metacore.manifest.model import Capability, Requirement
@@ -208,6 +209,7 @@ async def _schema(
             types=known["type"],
             functions=known["function"],
             taken_functions=taken,
+            fresh=Fresh({table: frozenset(found.columns) for table, found in tables.items()}, views=set(known["view"])),
         ),
     }
 

@@ -182,6 +182,7 @@ def _plan_schema(
             )
         )
         draft.risks.extend(Risk(RiskKind.DATA_LOSS, target.schema, risk) for risk in migration.risks)
+        draft.risks.extend(Risk(RiskKind.DATA_REWRITE, target.schema, rewrite) for rewrite in migration.rewrites)
 
 
 def _plan_seeds(

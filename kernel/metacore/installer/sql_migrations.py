@@ -48,7 +48,8 @@ class JudgedStatement:
 
 @dataclass(frozen=True, slots=True)
 class JudgedMigration:
-    """A migration that may run. `risks` say which data it takes away, `effects` how it changes tables."""
+    """A migration that may run. `risks` say which data it takes away, `rewrites` which it writes over, `effects` how it
+    changes tables."""
 
     version: str
     name: str
@@ -57,6 +58,7 @@ class JudgedMigration:
     statements: tuple[JudgedStatement, ...]
     effects: tuple[Effect, ...] = ()
     risks: tuple[str, ...] = ()
+    rewrites: tuple[str, ...] = ()
 
 
 def judge(migrations: Sequence[Migration], known: Names) -> tuple[JudgedMigration, ...]:
@@ -80,6 +82,7 @@ def _judge_file(migration: Migration, names: Names, problems: list[Problem]) -> 
     statements: list[JudgedStatement] = []
     effects: list[Effect] = []
     risks: list[str] = []
+    rewrites: list[str] = []
     for text, start in _split(migration, problems):
         line = _line(migration.sql, start)
         try:
@@ -103,6 +106,7 @@ def _judge_file(migration: Migration, names: Names, problems: list[Problem]) -> 
         statements.append(JudgedStatement(text, line, kind))
         effects.extend(effects_of(tree))
         risks.extend(f"{migration.path}:{line} {risk}" for risk in walk.risks)
+        rewrites.extend(f"{migration.path}:{line} {rewrite}" for rewrite in walk.rewrites)
     return JudgedMigration(
         version=migration.version,
         name=migration.name,
@@ -111,6 +115,7 @@ def _judge_file(migration: Migration, names: Names, problems: list[Problem]) -> 
         statements=tuple(statements),
         effects=tuple(effects),
         risks=tuple(risks),
+        rewrites=tuple(rewrites),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from pglast import ast
 
+from metacore.installer.sql_fresh import Fresh
 from metacore.orm.tables import metadata
 
 Tree: TypeAlias = Any
@@ -39,7 +40,8 @@ class Names:
     """What the addon's schema holds at a point of its migrations.
 
     `reserved` are relation names that no addon may use (the kernel's tables); `taken_functions` the functions that
-    already exist outside the schema, whose names an addon's own function may not share.
+    already exist outside the schema, whose names an addon's own function may not share. `fresh` is what the migrations
+    under judgement made themselves.
     """
 
     tables: set[str] = field(default_factory=set)
@@ -48,6 +50,7 @@ class Names:
     functions: set[str] = field(default_factory=set)
     reserved: frozenset[str] = KERNEL_TABLES
     taken_functions: frozenset[str] = frozenset()
+    fresh: Fresh = field(default_factory=Fresh)
 
     def copy(self) -> Names:
         return Names(
@@ -57,6 +60,7 @@ class Names:
             set(self.functions),
             self.reserved,
             self.taken_functions,
+            self.fresh.copy(),
         )
 
 

@@ -1,5 +1,6 @@
 """What stands when an addon that is installed is installed again: its mode and its grants hold for every organization,
-so they are not for one tenant to set anew. Nor may one tenant's bundle take away what others have stored.
+so they are not for one tenant to set anew. Nor may one tenant's bundle take away or write over what others have
+stored.
 """
 
 from __future__ import annotations
@@ -77,11 +78,12 @@ def superseded(error: BaseException) -> bool:
 
 def spare_others(plan: Plan, state: State, organizations: Sequence[uuid.UUID], asker: Asker) -> None:
     """Whether a tenant's bundle leaves alone what other organizations have in the addon: a shared schema holds
-    everybody's rows, and an upgrade migrates the schemas of all who have it. An owner accepts such a loss by a waiver,
-    who administers the installation by bringing the bundle.
+    everybody's rows, and an upgrade migrates the schemas of all who have it. An owner accepts a loss by a waiver, and
+    writes over values as its upgrade needs it; who administers the installation accepts both by bringing the bundle.
 
     Raises:
-        Refused: with the code `data_at_risk`; `problems` name each migration, the statement and what it takes away.
+        Refused: with the code `data_at_risk`; `problems` name each migration, the statement and what it takes away
+            or writes over.
     """
     others = state.installed.keys() - set(organizations)
     risks = losses_of_others(plan, state, organizations, asker) if others else []
@@ -91,19 +93,24 @@ def spare_others(plan: Plan, state: State, organizations: Sequence[uuid.UUID], a
 
 
 def losses_of_others(plan: Plan, state: State, organizations: Sequence[uuid.UUID], asker: Asker) -> list[Risk]:
-    """What a tenant's bundle takes away in schemas that are not only its own."""
+    """What a tenant's bundle takes away or writes over in schemas that are not only its own."""
     if asker is not Asker.TENANT:
         return []
-    return [risk for risk in plan.data_at_risk if state.schema(risk.subject).organization_id not in organizations]
+    risks = (*plan.data_at_risk, *plan.data_rewritten)
+    return [risk for risk in risks if state.schema(risk.subject).organization_id not in organizations]
 
 
 def taking_away(plan: Plan, risks: Sequence[Risk], whose: str) -> Refused:
-    """The refusal of a plan that takes away what somebody else has stored; `whose` says who that is."""
-    places = tuple(dict.fromkeys(risk.message for risk in risks))
+    """The refusal of a plan that takes away or writes over what somebody else has stored; `whose` says who that is."""
+    by_place = {risk.message: risk.kind.value for risk in risks}
+    places = tuple(by_place)
     more = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
+    does = {RiskKind.DATA_LOSS.value: "takes away", RiskKind.DATA_REWRITE.value: "writes over"}
+    codes = tuple(code for code in does if code in by_place.values())
+    words = " and ".join(does[code] for code in codes)
     return Refused(
-        f"version {plan.version} of addon {plan.addon_key!r} takes away what is stored ({RiskKind.DATA_LOSS.value}):"
+        f"version {plan.version} of addon {plan.addon_key!r} {words} what is stored ({', '.join(codes)}):"
         f" {'; '.join(places[:MOST_NAMED])}{more}; {whose}, so who administers this installation has to install it",
         code="data_at_risk",
-        problems=[Problem(place.partition(" ")[0], RiskKind.DATA_LOSS.value, place) for place in places],
+        problems=[Problem(place.partition(" ")[0], code, place) for place, code in by_place.items()],
     )

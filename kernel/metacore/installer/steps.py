@@ -27,11 +27,12 @@ class StepKind(StrEnum):
 
 
 class RiskKind(StrEnum):
-    """`data_loss` takes values away, `rewrite` writes a table anew, `lock` keeps others waiting while a table is read,
-    `not_enforced` is a promise of the manifest that rows already there keep the database from holding, `kept` something
-    that stays though nobody declares it."""
+    """`data_loss` takes values away, `data_rewrite` writes over those that are there, `rewrite` writes a table anew,
+    `lock` keeps others waiting while a table is read, `not_enforced` is a promise of the manifest that rows already
+    there keep the database from holding, `kept` something that stays though nobody declares it."""
 
     DATA_LOSS = "data_loss"
+    DATA_REWRITE = "data_rewrite"
     REWRITE = "rewrite"
     LOCK = "lock"
     NOT_ENFORCED = "not_enforced"
@@ -170,8 +171,17 @@ class Plan:
     @property
     def data_at_risk(self) -> tuple[Risk, ...]:
         """What is taken away from rows that are there; a schema that the plan makes itself holds none."""
+        return self._in_old_schemas(RiskKind.DATA_LOSS)
+
+    @property
+    def data_rewritten(self) -> tuple[Risk, ...]:
+        """What is written over in rows that are there, in columns that were there before: an upgrade's own business,
+        unless it is a tenant's and the rows are others'."""
+        return self._in_old_schemas(RiskKind.DATA_REWRITE)
+
+    def _in_old_schemas(self, kind: RiskKind) -> tuple[Risk, ...]:
         fresh = {step.schema for step in self.steps if step.kind is StepKind.SCHEMA}
-        return tuple(risk for risk in self.risks if risk.kind is RiskKind.DATA_LOSS and risk.subject not in fresh)
+        return tuple(risk for risk in self.risks if risk.kind is kind and risk.subject not in fresh)
 
     @property
     def migrates(self) -> bool:

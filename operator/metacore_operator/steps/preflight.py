@@ -77,6 +77,8 @@ def _accepted(plan: Plan, rehearsal: Rehearsal) -> str:
     told = [f"{len(plan.steps)} steps"]
     if rehearsal.impacts:
         told.append("tried on a copy: " + _shown([_told(impact) for impact in rehearsal.impacts]))
+    if plan.data_rewritten:
+        told.append(_shown([risk.message for risk in plan.data_rewritten]))
     told.extend(rehearsal.notes[:SHOWN_RISKS])
     return "; ".join(told)
 
