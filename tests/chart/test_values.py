@@ -12,6 +12,13 @@ from tests.chart import generate
 from tests.chart.rendering import CHART, Refused, render
 from tests.chart.value_sets import DEVELOPMENT, EXTERNAL, KEY
 
+from metacore.api import addons
+from metacore.api.uploads import FORM_OVERHEAD
+from metacore.bundle.signature import MAX_SIGNATURE_BYTES
+from metacore.dynamic import imports
+from metacore.dynamic.import_files import ImportLimits
+from metacore.settings import Settings
+
 SCHEMA = json.loads(generate.SCHEMA.read_text("utf-8"))
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
 
@@ -194,3 +201,11 @@ def _mappings(schema: Mapping[str, Any], path: str = "") -> list[tuple[str, Mapp
         if isinstance(below, dict):
             found += _mappings(below, f"{path}/{name}")
     return found
+
+
+def test_the_uploads_that_come_at_once_fit_into_temporary_files() -> None:
+    """A pod that writes more than its volume may hold is evicted, and with it all that it served."""
+    assert VALUES["kernel"]["cacheSizeLimit"] == "1Gi"
+    largest = Settings.model_fields["max_upload_bytes"].default
+    each = max(largest + MAX_SIGNATURE_BYTES, ImportLimits().max_bytes) + FORM_OVERHEAD
+    assert (addons.RECEIVED_AT_ONCE + imports.RECEIVED_AT_ONCE) * each < 2**30

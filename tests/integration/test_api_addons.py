@@ -257,7 +257,8 @@ async def test_a_bundle_waits_for_its_slot_before_its_body_is_read(
     database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(addons, "UPLOAD_WAIT_SECONDS", 0.05)
-    monkeypatch.setattr(uploads, "GRACE_SECONDS", 60.0)
+    # Whatever trickles in holds none of these.
+    monkeypatch.setattr(addons, "UPLOADS", 1)
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     asked: list[str] = []
     begun, go_on = asyncio.Event(), asyncio.Event()
@@ -282,11 +283,35 @@ async def test_a_bundle_waits_for_its_slot_before_its_body_is_read(
         go_on.set()
         assert (await first).json()["code"] == "not_gzip"
         assert (await plane.install(plane.ada)).status_code == 201
-        monkeypatch.setattr(uploads, "GRACE_SECONDS", 0.05)
+        monkeypatch.setattr(uploads, "RECEIVE_SECONDS", 0.05)
         go_on.clear()
         slow = await plane.client.post(url, content=body("ada"), headers={**plane.ada, **kind})
         assert (slow.status_code, slow.json()["code"]) == (408, "too_slow")
-        assert slow.json()["message"] == "the bundle comes too slowly: it needs 64 KiB a second"
+        assert slow.json()["message"] == "the bundle comes too slowly: it has 0.05 seconds"
+
+
+async def test_no_more_bundles_come_at_once_than_the_disk_has_room_for(
+    database_urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(addons, "UPLOAD_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(addons, "RECEIVED_AT_ONCE", 1)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        begun.set()
+        await go_on.wait()
+        yield b"--x--\r\n"
+
+    async with control_plane(database_urls) as plane, plane.working():
+        headers = {**plane.ada, "Content-Type": "multipart/form-data; boundary=x"}
+        slow = asyncio.create_task(plane.client.post(f"{BASE}/installations/tickets", content=body(), headers=headers))
+        await begun.wait()
+        refused = await plane.install(plane.eve)
+        assert (refused.status_code, refused.json()["code"]) == (429, "uploads_busy")
+        assert refused.headers["retry-after"] == "10"
+        go_on.set()
+        assert (await slow).json()["code"] == "bundle_required"
+        assert (await plane.install(plane.eve)).status_code == 201
 
 
 async def test_an_upgrade_that_takes_away_what_others_have_stored_says_which_line_does(plane: Plane) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from metacore.api.transfer import build_transfer_router
 from metacore.db.database import Database
 from metacore.dynamic import imports
 from metacore.dynamic.exports import ExportService
+from metacore.dynamic.hook_points import HookContext, HookRegistry
 from metacore.dynamic.import_files import ImportLimits, ImportTable, read_table
 from metacore.dynamic.imports import ImportService
 from metacore.dynamic.service import DynamicService
@@ -46,9 +47,11 @@ async def client(desk: Desk) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 @asynccontextmanager
-async def client_of(desk: Desk, **importing: Any) -> AsyncIterator[httpx2.AsyncClient]:
+async def client_of(
+    desk: Desk, *, hooks: HookRegistry | None = None, **importing: Any
+) -> AsyncIterator[httpx2.AsyncClient]:
     permissions = PermissionService(MemoryPermissionStore())
-    dynamic = DynamicService(desk.db, desk.registry)
+    dynamic = DynamicService(desk.db, desk.registry, hooks=hooks)
 
     async def principal(role: Annotated[str, Header()] = "owner") -> Principal:
         return desk.caller(role=role)
@@ -113,29 +116,57 @@ async def test_an_import_waits_for_its_slot_before_its_body_is_read(
 async def test_a_body_that_does_not_come_gives_its_slot_back(
     client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], first: tuple[bytes, ...]
 ) -> None:
-    monkeypatch.setattr(uploads, "GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(uploads, "RECEIVE_SECONDS", 0.05)
     for _ in range(3):
         slow = await client.post("/dynamic/tickets/import", content=Waiting(*first), headers=headers)
         assert (slow.status_code, slow.json()["code"]) == (408, "too_slow")
-        assert slow.json()["message"] == "the file comes too slowly: it needs 64 KiB a second"
+        assert slow.json()["message"] == "the file comes too slowly: it has 0.05 seconds"
     assert (await client.post("/dynamic/tickets/import", files=file("title\na\n"))).status_code == 200
 
 
-async def test_a_long_upload_goes_on_as_long_as_it_comes_at_a_rate(
-    client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+async def test_a_file_that_trickles_in_keeps_no_other_from_being_imported(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any grace it lives by what has come: a byte a second is enough for its 4,006 bytes to last."""
-    monkeypatch.setattr(uploads, "GRACE_SECONDS", 1.0)
-    monkeypatch.setattr(uploads, "LEAST_BYTES_PER_SECOND", 1)
+    monkeypatch.setattr(imports, "CONCURRENT_IMPORTS", 1)
+    async with client_of(desk, slot_wait_seconds=0.05) as client:
+        body = Waiting(b"title\n")
+        slow = asyncio.create_task(
+            client.post("/dynamic/tickets/import", content=body, headers={"content-type": "text/csv"})
+        )
+        await body.asked.wait()
+        assert (await client.post("/dynamic/tickets/import", files=file("title\na\n"))).status_code == 200
+        body.go_on.set()
+        assert (await slow).status_code == 200
 
-    async def body() -> AsyncIterator[bytes]:
-        yield b"title\n"
-        for _ in range(20):
-            await asyncio.sleep(0)
-            yield b"a\n"
 
-    reply = await client.post("/dynamic/tickets/import", content=body(), headers={"content-type": "text/csv"})
-    assert (reply.status_code, reply.json()["data"]["created"]) == (200, 20)
+async def test_rows_that_are_created_for_long_keep_no_other_from_sending_a_file(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The turn to send one is about files on the disk, and this one is gone from there."""
+    monkeypatch.setattr(imports, "RECEIVED_AT_ONCE", 1)
+    creating, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(_context: HookContext, _values: Mapping[str, Any]) -> None:
+        creating.set()
+        await go_on.wait()
+
+    hooks = HookRegistry()
+    hooks.register("before_create", "tickets", wait)
+    async with client_of(desk, hooks=hooks, slot_wait_seconds=0.05) as client:
+        first = asyncio.create_task(client.post("/dynamic/tickets/import", files=file("title\na\n")))
+        await creating.wait()
+        checked = await client.post("/dynamic/tickets/import/validate", files=file("title\nb\n"))
+        assert checked.status_code == 200, checked.text
+        body = Waiting()
+        slow = asyncio.create_task(
+            client.post("/dynamic/tickets/import/validate", content=body, headers={"content-type": "text/csv"})
+        )
+        await body.asked.wait()
+        refused = await client.post("/dynamic/tickets/import", files=file("title\na\n"))
+        assert (refused.status_code, refused.json()["code"]) == (429, "imports_busy")
+        body.go_on.set()
+        go_on.set()
+        assert ((await first).status_code, (await slow).status_code) == (200, 200)
 
 
 async def test_a_large_file_is_on_the_disk_and_not_in_memory_until_it_is_parsed(

@@ -38,20 +38,32 @@ class AddonRoute(KernelRoute):
 
 
 UPLOADS = 2
-"""Bundles of one process, of different organizations, that come or are read. Each takes about three times its size in
-memory: as it came, unpacked, and on its way to the database."""
+"""Bundles of one process, of different organizations, that are read. Each takes about three times its size in memory:
+as it came, unpacked, and on its way to the database."""
+RECEIVED_AT_ONCE = 6
+"""Bundles of one process, of different organizations, that come or wait for being read. Each is on the disk until then:
+with the files of imports (`metacore.dynamic.imports.RECEIVED_AT_ONCE`) they fit into what the chart gives `/tmp`."""
 UPLOAD_WAIT_SECONDS = 10.0
 
 
 def upload_slots() -> FairSlots:
-    return FairSlots(UPLOADS, 1, wait_seconds=UPLOAD_WAIT_SECONDS, what="uploads of bundles", code="uploads_busy")
+    return _slots(UPLOADS)
+
+
+def receiving_slots() -> FairSlots:
+    return _slots(RECEIVED_AT_ONCE)
+
+
+def _slots(total: int) -> FairSlots:
+    return FairSlots(total, 1, wait_seconds=UPLOAD_WAIT_SECONDS, what="uploads of bundles", code="uploads_busy")
 
 
 @dataclass(frozen=True, slots=True)
 class AddonServices:
     """What the routes need. `sealer` opens the secrets that a worker sealed
     for who asked; `wait_seconds` is how long a route waits for a worker before it answers 202; `load` makes this
-    process serve what the database says now. Whoever brings a bundle holds one of `uploads` until it is stored."""
+    process serve what the database says now. Whoever brings a bundle holds one of `receiving` until it has come and is
+    read, and one of `uploads` from then until it is stored."""
 
     database: Database
     registry: Registry
@@ -64,6 +76,7 @@ class AddonServices:
     wait_seconds: float
     load: Callable[[], Awaitable[int]]
     uploads: FairSlots = field(default_factory=upload_slots)
+    receiving: FairSlots = field(default_factory=receiving_slots)
 
     async def may(self, principal: Principal, capability: str) -> bool:
         if self.permissions is not None:

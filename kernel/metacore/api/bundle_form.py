@@ -1,5 +1,8 @@
 """The form that brings a bundle (contract 16): a file `bundle`, and `signature` as text or as a file."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 
@@ -31,11 +34,12 @@ FORM_SCHEMA = {
 }
 
 
-async def read_bundle_form(request: Request, max_bytes: int) -> tuple[bytes, Signature | None]:
-    """The bundle's bytes, at most `max_bytes`, and its signature when one came.
+@asynccontextmanager
+async def bundle_form(request: Request, max_bytes: int) -> AsyncIterator[FormData]:
+    """The form in the body, once it has come; its files are on the disk until the block ends or they are read.
 
     Raises:
-        InvalidInput: no form, no bundle in it, or a signature that is not the JSON object of contract 9.
+        InvalidInput: no form.
         PayloadTooLarge: as soon as more has come than a bundle and a signature may have.
         TooSlow: it does not come in reasonable time.
     """
@@ -51,7 +55,19 @@ async def read_bundle_form(request: Request, max_bytes: int) -> tuple[bytes, Sig
         max_part_size=MAX_SIGNATURE_BYTES,
         other=MAX_SIGNATURE_BYTES,
     ) as form:
-        return await _bundle(form, max_bytes), await _signature(form)
+        yield form
+
+
+async def read_bundle_form(form: FormData, max_bytes: int) -> tuple[bytes, Signature | None]:
+    """The bundle's bytes, at most `max_bytes`, and its signature when one came. Of both nothing is on the disk then.
+
+    Raises:
+        InvalidInput: no bundle in the form, or a signature that is not the JSON object of contract 9.
+        PayloadTooLarge: the bundle has more bytes.
+    """
+    found = await _bundle(form, max_bytes), await _signature(form)
+    await form.close()
+    return found
 
 
 async def _bundle(form: FormData, max_bytes: int) -> bytes:

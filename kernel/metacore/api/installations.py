@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from metacore.api import envelope
 from metacore.api.addons import AddonRoute, AddonServices
-from metacore.api.bundle_form import FORM_SCHEMA, read_bundle_form
+from metacore.api.bundle_form import FORM_SCHEMA, bundle_form, read_bundle_form
 from metacore.api.deps import PrincipalDependency
 from metacore.bundle.read import read_bundle
 from metacore.errors import InvalidInput, NotFound
@@ -46,8 +46,7 @@ def build_installations_router(services: AddonServices, authenticated: Principal
     async def install(request: Request, principal: Caller, key: str) -> Response:
         # Before the body: nobody sends megabytes in order to be refused.
         await services.require(principal, "addons.install")
-        async with services.uploads.of(principal.organization_id):
-            submitted = await _submitted(services, request, principal, key)
+        submitted = await _submitted(services, request, principal, key)
         return await _answer(services, request, principal, submitted, trusted=True)
 
     @router.post("/installations/{key}/enable", summary="Enable an installed addon")
@@ -81,14 +80,22 @@ def build_installations_router(services: AddonServices, authenticated: Principal
 
 
 async def _submitted(services: AddonServices, request: Request, principal: Principal, key: str) -> UUID:
-    """A request with the bundle that the body brings; when this returns, the bundle is in memory no more."""
-    content, signature = await read_bundle_form(request, services.max_upload_bytes)
-    read = await asyncio.to_thread(read_bundle, content)
-    if read.manifest.key != key:
-        raise InvalidInput(
-            f"the bundle is of addon {read.manifest.key!r}, the URL names {key[:64]!r}", code="wrong_key"
-        )
-    return await requests.submit(services.database, principal, "install", key, bundle=content, signature=signature)
+    """A request with the bundle that the body brings; when this returns, the bundle is in memory no more. While it
+    comes, at whatever pace, it is on the disk and keeps nobody from having another one read."""
+    organization, max_bytes = principal.organization_id, services.max_upload_bytes
+    async with (
+        services.receiving.of(organization) as received,
+        bundle_form(request, max_bytes) as form,
+        services.uploads.of(organization),
+    ):
+        content, signature = await read_bundle_form(form, max_bytes)
+        received()
+        read = await asyncio.to_thread(read_bundle, content)
+        if read.manifest.key != key:
+            raise InvalidInput(
+                f"the bundle is of addon {read.manifest.key!r}, the URL names {key[:64]!r}", code="wrong_key"
+            )
+        return await requests.submit(services.database, principal, "install", key, bundle=content, signature=signature)
 
 
 async def _answer(

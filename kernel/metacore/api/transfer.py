@@ -17,7 +17,7 @@ from metacore.api.records import parse_query
 from metacore.api.route import KernelRoute
 from metacore.api.uploads import uploaded_body, uploaded_form
 from metacore.dynamic.exports import Export, ExportService
-from metacore.dynamic.imports import Import, ImportService
+from metacore.dynamic.imports import Import, ImportService, Read
 from metacore.errors import InvalidInput, Refused
 from metacore.identity import Principal
 
@@ -67,8 +67,8 @@ def build_transfer_router(exports: ExportService, imports: ImportService, princi
         return await _download(await exports.template(who, model, format))
 
     async def import_rows(request: Request, model: str, who: Caller) -> Response:
-        async with _admitted(request, model, who, imports) as (admitted, file):
-            report = await admitted.run(file.file.read, file.filename or "")
+        async with _admitted(request, model, who, imports) as (admitted, read, name):
+            report = await admitted.run(read, name)
         body: dict[str, Any] = {"success": True, "data": report.imported_json()}
         if len(report.failures) < len(report.rows):
             return envelope.raw(await asyncio.to_thread(envelope.dumps, body))
@@ -77,8 +77,8 @@ def build_transfer_router(exports: ExportService, imports: ImportService, princi
         return envelope.raw(await asyncio.to_thread(envelope.dumps, body), status=status_of(nothing))
 
     async def validate(request: Request, model: str, who: Caller) -> Response:
-        async with _admitted(request, model, who, imports) as (admitted, file):
-            report = await admitted.validate(file.file.read, file.filename or "")
+        async with _admitted(request, model, who, imports) as (admitted, read, name):
+            report = await admitted.validate(read, name)
         body = {"success": True, "data": report.validated_json()}
         return envelope.raw(await asyncio.to_thread(envelope.dumps, body))
 
@@ -124,10 +124,24 @@ async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 @asynccontextmanager
 async def _admitted(
     request: Request, model: str, who: Principal, imports: ImportService
-) -> AsyncIterator[tuple[Import, UploadFile]]:
-    """A slot for an import, and only then its file: nobody sends megabytes in order to be refused or to wait."""
-    async with imports.admitted(who, model) as admitted, read_upload(request, imports.limits.max_bytes) as file:
-        yield admitted, file
+) -> AsyncIterator[tuple[Import, Read, str]]:
+    """An import with what reads its file, once, and the file's name. It is received only in a turn of the caller's:
+    nobody sends megabytes in order to be refused."""
+    loop = asyncio.get_running_loop()
+    async with (
+        imports.receiving(who, model) as received,
+        read_upload(request, imports.limits.max_bytes) as file,
+        imports.admitted(who, model) as admitted,
+    ):
+
+        def read() -> bytes:
+            with file.file as spooled:
+                content = spooled.read()
+            # Rows may take minutes; the turn is about what is on the disk.
+            loop.call_soon_threadsafe(received)
+            return content
+
+        yield admitted, read, file.filename or ""
 
 
 @asynccontextmanager

@@ -1,5 +1,5 @@
 """Bodies that carry a file: spooled as they come, so that of a large one no more than a piece is in memory, and within
-bounds of size and of patience, since whoever sends one holds a slot that others wait for.
+bounds of size and of time, since whoever sends one holds a slot that others wait for.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ FORM_OVERHEAD = 65_536
 """Bytes that a form may have besides its files: boundaries, headers, small fields."""
 SPOOLED_BYTES = 1_048_576
 """In memory; what is longer goes to a temporary file. Starlette's parser does the same with files of forms."""
-GRACE_SECONDS = 20.0
-LEAST_BYTES_PER_SECOND = 65_536
-"""A body must come at this rate at least, after a while of grace; slower ones are given up."""
+RECEIVE_SECONDS = 120.0
+"""A body has come as a whole by then, however large it is, or is given up: 64 MiB take 560 KiB a second."""
 
 
 class _TooLarge(MultiPartException):
@@ -42,7 +41,7 @@ async def uploaded_form(
 
     Raises:
         InvalidInput: it cannot be read.
-        PayloadTooLarge: as soon as more has come. TooSlow: too little came in time.
+        PayloadTooLarge: as soon as more has come. TooSlow: it did not come within `RECEIVE_SECONDS`.
     """
     with _refusals(what, max_bytes):
         stream = _bounded(request.stream(), max_bytes + other + FORM_OVERHEAD)
@@ -78,8 +77,7 @@ def _refusals(what: str, max_bytes: int) -> Iterator[None]:
     except _TooLarge:
         raise PayloadTooLarge(f"the {what} is larger than {max_bytes} bytes") from None
     except _TooSlow:
-        rate = LEAST_BYTES_PER_SECOND // 1024
-        raise TooSlow(f"the {what} comes too slowly: it needs {rate} KiB a second") from None
+        raise TooSlow(f"the {what} comes too slowly: it has {RECEIVE_SECONDS:g} seconds") from None
     except MultiPartException as error:
         raise InvalidInput(f"the form cannot be read: {error.message}", code="invalid_form") from None
     except (ValueError, LookupError) as error:
@@ -88,10 +86,10 @@ def _refusals(what: str, max_bytes: int) -> Iterator[None]:
 
 
 async def _bounded(stream: AsyncIterator[bytes], limit: int) -> AsyncGenerator[bytes, None]:
-    began, size = asyncio.get_running_loop().time(), 0
+    deadline, size = asyncio.get_running_loop().time() + RECEIVE_SECONDS, 0
     while True:
         try:
-            async with asyncio.timeout_at(began + GRACE_SECONDS + size / LEAST_BYTES_PER_SECOND):
+            async with asyncio.timeout_at(deadline):
                 chunk = await anext(stream, None)
         except TimeoutError:
             raise _TooSlow("too slow") from None

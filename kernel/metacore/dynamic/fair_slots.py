@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
@@ -27,8 +27,8 @@ class FairSlots:
         self._retry_after = retry_after
 
     @asynccontextmanager
-    async def of(self, owner: Hashable) -> AsyncIterator[None]:
-        """Hold a slot.
+    async def of(self, owner: Hashable) -> AsyncIterator[Callable[[], None]]:
+        """Hold a slot, until the block ends or what it gets is called, in the thread of the loop.
 
         Raises:
             TooManyRequests: none was free in time.
@@ -37,6 +37,11 @@ class FairSlots:
         if own is None:
             own = self._owners[owner] = asyncio.Semaphore(self._each)
         held: list[asyncio.Semaphore] = []
+
+        def give_back() -> None:
+            while held:
+                held.pop().release()
+
         try:
             try:
                 async with asyncio.timeout(self._wait_seconds):
@@ -50,7 +55,6 @@ class FairSlots:
                     retry_after=self._retry_after,
                     code=self._code,
                 ) from None
-            yield
+            yield give_back
         finally:
-            for semaphore in held:
-                semaphore.release()
+            give_back()

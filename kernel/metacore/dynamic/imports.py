@@ -29,7 +29,9 @@ CONCURRENT_ROWS = 8
 PARSED_AT_ONCE = 2
 """Files of one process: a thread that parses leaves little of the interpreter to others, and takes much memory."""
 CONCURRENT_IMPORTS = 8
-"""Of one process, whose files come, are parsed or about to be: their rows are kept until the last one is created."""
+"""Of one process, whose files are parsed or about to be: their rows are kept until the last one is created."""
+RECEIVED_AT_ONCE = 8
+"""Files of one process that come or have not been parsed yet. Each is on the disk until then."""
 IMPORTS_OF_ONE_ORGANIZATION = 2
 SLOT_WAIT_SECONDS = 10.0
 """How long an import waits for others; then its caller is told to come back."""
@@ -156,13 +158,27 @@ class ImportService:
         self._custom_validators = custom_validators if custom_validators is not None else {}
         self.limits = limits or ImportLimits()
         waiting: dict[str, Any] = {"wait_seconds": slot_wait_seconds, "what": "imports", "code": "imports_busy"}
+        self._receiving = FairSlots(RECEIVED_AT_ONCE, IMPORTS_OF_ONE_ORGANIZATION, **waiting)
         self._running = FairSlots(CONCURRENT_IMPORTS, IMPORTS_OF_ONE_ORGANIZATION, **waiting)
         self._parsing = FairSlots(PARSED_AT_ONCE, 1, **waiting)
 
     @asynccontextmanager
+    async def receiving(self, principal: Principal, name: str) -> AsyncIterator[Callable[[], None]]:
+        """The caller's turn to send a file, while the block runs or until what it gets is called, since the file is on
+        the disk no more. Routes enter it before they read a body, and are admitted when it has come: one that trickles
+        in keeps nobody's rows from being created.
+
+        Raises:
+            NotFound, PermissionDenied, Refused: no such model, not the caller's to import, or it takes no imports.
+            TooManyRequests: others send files and do not end in time.
+        """
+        await self.open(principal, name)
+        async with self._receiving.of(principal.organization_id) as received:
+            yield received
+
+    @asynccontextmanager
     async def admitted(self, principal: Principal, name: str) -> AsyncIterator[Import]:
-        """An import of the caller's, which holds its slot while the block runs. Routes enter it before they read a
-        body.
+        """An import of the caller's, which holds its slot while the block runs.
 
         Raises:
             NotFound, PermissionDenied, Refused: no such model, not the caller's to import, or it takes no imports.
