@@ -210,8 +210,15 @@ class _Changes:
             last_transition_time=old.last_transition_time if old is not None and same_status else self._now,
         )
         changed = old is None or not same_status or old.reason != outcome.reason
+        changed = changed and not self._told(kind, status, outcome)
         if (changed or outcome.reason is Reason.DRIFT_MENDED) and kind is not ConditionType.RECONCILING:
             self.announce(Event("Warning" if _alarming(outcome) else "Normal", outcome.reason, cut(outcome.message)))
+
+    def _told(self, kind: ConditionType, status: ConditionStatus, outcome: Outcome) -> bool:
+        """Whether another condition says so already: the fence that one step met is met by an earlier one later."""
+        same = (status, outcome.reason.value, cut(outcome.message))
+        others = (old for old in self._old.values() if old.type not in (kind.value, ConditionType.RECONCILING.value))
+        return any((old.status, old.reason, old.message) == same for old in others)
 
     def put_or_remove(self, kind: ConditionType, outcome: Outcome, *, present: bool) -> None:
         if present:

@@ -139,6 +139,22 @@ def test_events_tell_transitions_once() -> None:
     assert still.events == ()
 
 
+def test_what_a_later_step_told_is_not_told_again_when_an_earlier_one_meets_it() -> None:
+    ready = summarise(GOOD).status
+    revoked = Stalled(Reason.KEY_REVOKED, "the key was revoked")
+    met = summarise([*GOOD[:2], *results(serve=revoked), GOOD[3]], ready)
+    assert [event.reason for event in met.events] == [Reason.KEY_REVOKED]
+    again = summarise([*results(verify=revoked), GOOD[3]], met.status)
+    assert state(again.status)["Verified"] == ("False", "KeyRevoked")
+    assert again.events == ()
+    # Once it was over it is news again.
+    freed = summarise(GOOD, again.status)
+    assert Reason.SIGNATURE_VERIFIED in {event.reason for event in freed.events}
+    assert [event.reason for event in summarise([*results(verify=revoked), GOOD[3]], freed.status).events] == [
+        Reason.KEY_REVOKED
+    ]
+
+
 def test_an_upgrade_is_an_event_though_no_condition_turned() -> None:
     before = summarise(GOOD).status
 
