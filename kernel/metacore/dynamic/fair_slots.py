@@ -27,15 +27,16 @@ class FairSlots:
         self._retry_after = retry_after
 
     @asynccontextmanager
-    async def of(self, owner: Hashable) -> AsyncIterator[Callable[[], None]]:
-        """Hold a slot, until the block ends or what it gets is called, in the thread of the loop.
+    async def of(self, owner: Hashable, *, each: int | None = None) -> AsyncIterator[Callable[[], None]]:
+        """Hold a slot, until the block ends or what it gets is called, in the thread of the loop. `each` are those that
+        this owner may have, if not as many as everybody.
 
         Raises:
             TooManyRequests: none was free in time.
         """
         own = self._owners.get(owner)
         if own is None:
-            own = self._owners[owner] = asyncio.Semaphore(self._each)
+            own = self._owners[owner] = asyncio.Semaphore(each or self._each)
         held: list[asyncio.Semaphore] = []
 
         def give_back() -> None:

@@ -8,6 +8,7 @@ a connection that nobody else takes, and the deepest waits for nobody: whoever h
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -61,15 +62,17 @@ _innermost: ContextVar[Slot | None] = ContextVar("metacore_transaction", default
 
 class OpenTransactions:
     """Of one database: as many first transactions as it gives connections to, one less for a single owner where there
-    are several; as many within these, one within each; and one for each depth below."""
+    are several, half of them for a single tenant; as many within these, one within each; and one for each depth below.
+    """
 
     def __init__(self, most: int, wait_seconds: float) -> None:
         self._wait_seconds = wait_seconds
         self._first = FairSlots(most, max(1, most - 1), wait_seconds=wait_seconds, what="changes", code="database_busy")
+        self._of_a_tenant = (most + 1) // 2
         self._within = [asyncio.Semaphore(most), *(asyncio.Semaphore(1) for _ in range(MOST_DEEPER))]
 
     @asynccontextmanager
-    async def slot(self, db: Database, owner: str) -> AsyncIterator[Slot]:
+    async def slot(self, db: Database, owner: str, tenant: uuid.UUID | None = None) -> AsyncIterator[Slot]:
         """Hold one, within the transaction that this code runs in if there is one.
 
         Raises:
@@ -80,7 +83,9 @@ class OpenTransactions:
         async with AsyncExitStack() as held:
             try:
                 if around is None or not around.surrounds(db):
-                    await held.enter_async_context(self._first.of(owner))
+                    first = self._first
+                    own = first.of(owner) if tenant is None else first.of((owner, tenant), each=self._of_a_tenant)
+                    await held.enter_async_context(own)
                     slot = Slot(db, 1)
                 else:
                     slot = Slot(db, around.depth + 1)

@@ -197,7 +197,10 @@ class PostgresRows:
             return await self._recover(shape, principal, names, rows)
         except asyncpg.PostgresError as error:
             if len(rows) == 1:
-                return [await explained(error, shape, self._db.postgres) or error]
+                reason = await explained(error, shape, self._db.postgres) or error
+                if reason is not error:
+                    reason.__cause__ = error
+                return [reason]
             return [(await self._insert(shape, principal, names, (row,)))[0] for row in rows]
         bodies: dict[uuid.UUID, bytes] = {record[0]: record[1] for record in made}
         return [bodies[row_id] for row_id, _ in rows]

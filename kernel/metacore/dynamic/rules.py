@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +55,8 @@ class Rules:
     """Everything that is checked at a save of one model.
 
     `inputs` are columns that formulas, constraints and stages read: a save that sets one needs the others' values.
-    `organization_columns` are those that an organization's own validators check, `zeros` sums and counts of children,
-    which a new row has none of.
+    `moved` are those that moves of the stage set. `organization_columns` are those that an organization's own
+    validators check, `zeros` sums and counts of children, which a new row has none of.
     """
 
     columns: Mapping[str, ColumnRules]
@@ -65,6 +65,7 @@ class Rules:
     constraints: tuple[ConstraintRule, ...] = ()
     inputs: frozenset[str] = frozenset()
     stage_field: str = ""
+    moved: frozenset[str] = frozenset()
     organization_columns: frozenset[str] = frozenset()
     zeros: frozenset[str] = frozenset()
 
@@ -80,6 +81,16 @@ def needs_current(rules: Rules, names: Mapping[str, Any]) -> bool:
     if rules.stage_field and rules.stage_field in names:
         return True
     return not rules.inputs.isdisjoint(names) and not rules.inputs <= names.keys()
+
+
+def reached(rules: Rules, names: Iterable[str]) -> set[str]:
+    """The columns that an update of these may change: themselves, what a move of the stage sets, and formulas."""
+    columns = set(names)
+    if rules.stage_field in columns:
+        columns |= rules.moved
+    if not rules.inputs.isdisjoint(columns):
+        columns |= {column.name for column, _ in rules.formulas}
+    return columns
 
 
 def _derive(shape: ModelShape) -> Rules:
@@ -110,6 +121,7 @@ def _derive(shape: ModelShape) -> Rules:
         constraints=constraints,
         inputs=frozenset().union(*read) if read else frozenset(),
         stage_field=definition.stage_field if moves and definition.stage_field in shape.columns else "",
+        moved=frozenset(name for step in definition.on_transition for name in step.set),
         organization_columns=frozenset(
             name for name, rule in columns.items() if rule.limits.validator.startswith(ORGANIZATION_PREFIX)
         ),

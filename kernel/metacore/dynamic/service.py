@@ -17,18 +17,18 @@ import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metacore.db.database import Database
-from metacore.dynamic.changing import Changing
+from metacore.dynamic.changing import PATIENCE_SECONDS, Changing
 from metacore.dynamic.counting import OperationCounter
 from metacore.dynamic.hook_points import Hook, HookContext, HookPoint, HookRegistry, run_after, run_before
 from metacore.dynamic.postgres import PostgresRows
 from metacore.dynamic.query import parse_shaped_query, rows_equal
-from metacore.dynamic.rollups import rollups_of
+from metacore.dynamic.rollups import affected, rollups_of
 from metacore.dynamic.rows import NO_TAGS, Current, Rows, contended, exact, no_row, row_envelope
-from metacore.dynamic.rules import needs_current, rules_of
+from metacore.dynamic.rules import needs_current, reached, rules_of
 from metacore.dynamic.sequences import next_number, numbered
 from metacore.dynamic.shape import ModelShape, shape_of
 from metacore.dynamic.sqlite import SqliteRows
-from metacore.dynamic.transactions import HeldRow, hold_row, one_transaction
+from metacore.dynamic.transactions import HeldRow, hold_row, one_transaction, repeated_after_deadlock
 from metacore.dynamic.validation import (
     Custom,
     CustomValidator,
@@ -174,19 +174,21 @@ class DynamicService:
         return await next_number(self._rows, shape, principal.organization_id, key, scope)
 
     @asynccontextmanager
-    async def transaction(self, *, lock_seconds: float = 0, owner: str = "") -> AsyncIterator[DynamicService]:
+    async def transaction(
+        self, *, lock_seconds: float = 0, owner: str = "", tenant: uuid.UUID | None = None
+    ) -> AsyncIterator[DynamicService]:
         """A service whose changes are all committed when the block ends well, or none; hooks after a change run then.
 
         Rows that it changes are held until the end. With `lock_seconds` it waits no longer than that for a row which
         somebody else holds: `Unavailable` with the code `database_busy`. `owner` is the addon that asks for it: not all
-        that there can be at once are for one. Only on PostgreSQL.
+        that there can be at once are for one, nor with `tenant` for one organization. Only on PostgreSQL.
 
         Raises:
             Misconfigured: on SQLite.
             Unavailable: the database cannot be reached, or whether the change was committed is not known.
         """
         committed: Deferred = []
-        async with one_transaction(self._db, lock_seconds=lock_seconds, owner=owner) as connection:
+        async with one_transaction(self._db, lock_seconds=lock_seconds, owner=owner, tenant=tenant) as connection:
             inner = copy(self)
             inner._rows = PostgresRows(self._db, within=connection)
             inner._on_commit = _nothing
@@ -211,14 +213,13 @@ class DynamicService:
 
     async def _delete(self, shape: ModelShape, principal: Principal, row_id: uuid.UUID, tags: frozenset[str]) -> bytes:
         hooks = self.hooks.at(HookPoint.BEFORE_DELETE, shape.model)
-        rolled = rollups_of(self._registry, shape)
         for _ in range(ATTEMPTS):
-            current = await self._current(shape, principal, row_id) if hooks or tags or rolled else None
+            current = await self._current(shape, principal, row_id) if hooks or tags else None
             context = HookContext(principal, shape.model, row_id, current.row if current else None)
             if current is not None:
                 current.require(tags)
                 await run_before(hooks, context, dict(current.row))
-            body = await self._changing.delete(shape, principal, row_id, current)
+            body = await self._changing.delete(shape, context, current.version if current else None)
             if body is not None:
                 self._on_commit()
                 after = self.hooks.at(HookPoint.AFTER_DELETE, shape.model)
@@ -300,7 +301,15 @@ class DynamicService:
         hooks = self.hooks.at(HookPoint.BEFORE_UPDATE, shape.model)
         after = self.hooks.at(HookPoint.AFTER_UPDATE, shape.model)
         others = (self.hooks.at(point, shape.model) for point in (HookPoint.DURING_UPDATE, HookPoint.COMPUTE))
-        watched = bool(hooks or after or any(others) or rollups_of(self._registry, shape))
+        coded = bool(hooks) or any(others)
+        if self._may_hold and not coded and (rolled := rollups_of(self._registry, shape)):
+            # The row is held and its own changes take turns, as those of the rows above do. Code runs outside of that.
+            names = reached(rules_of(shape), (*accepted, *increments))
+            if affected(rolled, names):
+                return await repeated_after_deadlock(
+                    lambda: self._update_held(shape, principal, row_id, accepted, increments, tags)
+                )
+        watched = coded or bool(after)
         changing = self._changing
         for _ in range(ATTEMPTS):
             given = dict(accepted)
@@ -331,6 +340,24 @@ class DynamicService:
             if current is None:
                 raise no_row()
         raise contended()
+
+    async def _update_held(
+        self,
+        shape: ModelShape,
+        principal: Principal,
+        row_id: uuid.UUID,
+        accepted: Mapping[str, Any],
+        increments: Mapping[str, Any],
+        tags: frozenset[str],
+    ) -> bytes:
+        owner, tenant = shape.model.addon_key, principal.organization_id
+        async with self.transaction(lock_seconds=PATIENCE_SECONDS, owner=owner, tenant=tenant) as inner:
+            return await inner._update(shape, principal, row_id, accepted, increments, tags)
+
+    @property
+    def _may_hold(self) -> bool:
+        """Whether a change may have a transaction of its own, in which it holds rows."""
+        return self._committed is None and self._db.dialect == "postgresql"
 
     @property
     def _changing(self) -> Changing:

@@ -12,6 +12,8 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
@@ -43,6 +45,18 @@ _SEQUENCES = cast(sa.Table, SequenceCounter.__table__)
 _writing: WeakKeyDictionary[Database, asyncio.Lock] = WeakKeyDictionary()
 """One writer at a time per database, however many services work on it."""
 
+
+@dataclass(slots=True)
+class _Writing:
+    """A transaction in which several changes are made. What runs on in the background inherits it after its end."""
+
+    db: Database
+    connection: AsyncConnection
+    open: bool = True
+
+
+_around: ContextVar[_Writing | None] = ContextVar("metacore_sqlite_writing", default=None)
+
 _FAILED = re.compile(r"(UNIQUE|NOT NULL|CHECK|FOREIGN KEY) constraint failed(?:: (.*))?")
 
 
@@ -51,9 +65,6 @@ class SqliteRows:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._writing = _writing.setdefault(db, asyncio.Lock())
-        # A database in memory has a single connection: whoever uses it must be alone with it.
-        self._in_memory = isinstance(db.engine.sync_engine.pool, StaticPool)
 
     async def page(self, shape: ModelShape, principal: Principal, query: ListQuery) -> bytes:
         table = _table(shape, principal)
@@ -171,7 +182,7 @@ class SqliteRows:
             index_elements=list(_SEQUENCES.primary_key), set_={"value": _SEQUENCES.c.value + 1}
         ).returning(_SEQUENCES.c.value)
         try:
-            async with self._writing, self._db.transaction(organization_id) as connection:
+            async with _connected(self._db, organization_id, writes=True) as connection:
                 return int((await connection.execute(raised)).scalar_one())
         except OperationalError as error:
             raise Unavailable("the database is busy or being changed; try again", code="database_busy") from error
@@ -196,12 +207,8 @@ class SqliteRows:
     @asynccontextmanager
     async def _reads(self, principal: Principal) -> AsyncIterator[AsyncConnection]:
         try:
-            if self._in_memory:
-                async with self._writing, self._db.transaction(principal.organization_id) as connection:
-                    yield connection
-            else:
-                async with self._db.transaction(principal.organization_id) as connection:
-                    yield connection
+            async with _connected(self._db, principal.organization_id, writes=False) as connection:
+                yield connection
         except OperationalError as error:
             raise Unavailable("the database is busy or being changed; try again", code="database_busy") from error
 
@@ -209,14 +216,50 @@ class SqliteRows:
     async def _writes(self, shape: ModelShape, principal: Principal) -> AsyncIterator[AsyncConnection]:
         """A transaction that holds the write lock from its start."""
         try:
-            async with self._writing, self._db.transaction(principal.organization_id) as connection:
-                if not self._in_memory:
-                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            async with _connected(self._db, principal.organization_id, writes=True) as connection:
                 yield connection
         except IntegrityError as error:
             raise _explained(shape, str(error.orig)) from error
         except OperationalError as error:
             raise Unavailable("the database is busy or being changed; try again", code="database_busy") from error
+
+
+@asynccontextmanager
+async def one_writing(db: Database, shape: ModelShape, principal: Principal) -> AsyncIterator[None]:
+    """What rows of `db` are read and changed within is one transaction, also by code that a change calls. `shape` is
+    the model that it is about.
+
+    Raises:
+        Conflict, Refused, Unavailable: as a single change.
+    """
+    rows = SqliteRows(db)
+    async with rows._writes(shape, principal) as connection:
+        writing, around = _Writing(db, connection), _around.get()
+        _around.set(writing)
+        try:
+            yield
+        finally:
+            writing.open = False
+            _around.set(around)
+
+
+@asynccontextmanager
+async def _connected(db: Database, organization_id: uuid.UUID, *, writes: bool) -> AsyncIterator[AsyncConnection]:
+    """A connection in the transaction around this, else in one of its own; one that `writes` is the only one."""
+    around = _around.get()
+    if around is not None and around.open and around.db is db:
+        yield around.connection
+        return
+    # A database in memory has a single connection: whoever uses it must be alone with it.
+    in_memory = isinstance(db.engine.sync_engine.pool, StaticPool)
+    if not writes and not in_memory:
+        async with db.transaction(organization_id) as connection:
+            yield connection
+        return
+    async with _writing.setdefault(db, asyncio.Lock()), db.transaction(organization_id) as connection:
+        if not in_memory:
+            await connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield connection
 
 
 async def _read(

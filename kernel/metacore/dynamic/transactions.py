@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 import orjson
@@ -28,22 +28,41 @@ from metacore.identity import Principal
 HOLD_SECONDS: Final = 10.0
 """How long a held row is waited for while somebody else holds it."""
 
+DEADLOCKS: Final = 2
+"""How often a transaction is repeated that the database ended because others waited for it while it waited for them."""
+
+Result = TypeVar("Result")
+
 
 @asynccontextmanager
-async def one_transaction(db: Database, *, lock_seconds: float, owner: str = "") -> AsyncIterator[Connection]:
+async def one_transaction(
+    db: Database, *, lock_seconds: float, owner: str = "", tenant: uuid.UUID | None = None
+) -> AsyncIterator[Connection]:
     """A connection in a transaction that is committed when the block ends well. `owner` is the addon whose code runs
-    within, or on whose behalf it is; see `open_transactions` for how many there are at once.
+    within, or on whose behalf it is, `tenant` the organization that it is for when others of the addon should not wait
+    for that; see `open_transactions` for how many there are at once.
 
     Raises:
         Unavailable: none was free in time, or the database cannot be reached.
         Refused: too many transactions within each other.
     """
     async with (
-        transactions_of(db, HOLD_SECONDS).slot(db, owner) as slot,
+        transactions_of(db, HOLD_SECONDS).slot(db, owner, tenant) as slot,
         _connection(slot.pool, lock_seconds) as connection,
     ):
         with slot.around_what_runs():
             yield connection
+
+
+async def repeated_after_deadlock(change: Callable[[], Awaitable[Result]]) -> Result:
+    """What `change` gives, a transaction of its own that may run several times: of one that failed nothing is left."""
+    for _ in range(DEADLOCKS):
+        try:
+            return await change()
+        except Conflict as error:
+            if not isinstance(error.__cause__, asyncpg.DeadlockDetectedError):
+                raise
+    return await change()
 
 
 @asynccontextmanager
