@@ -226,6 +226,52 @@ async def test_no_tenant_writes_over_what_others_have_stored(world: World, name:
     assert set((await world.versions()).values()) == {"1.1.0"}
 
 
+WIPING = {
+    "0001_notes.sql": (
+        "CREATE TABLE notes (organization_id uuid NOT NULL, body text, old text);"
+        "CREATE FUNCTION wipe() RETURNS bigint LANGUAGE sql BEGIN ATOMIC"
+        " UPDATE notes SET body = NULL; SELECT count(*) FROM notes; END;"
+        "CREATE FUNCTION twice() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT wipe() + wipe(); END;"
+        "CREATE VIEW wiped WITH (security_invoker = true) AS SELECT twice() AS count;"
+        "CREATE TABLE logs (organization_id uuid, wiped bigint DEFAULT wipe());"
+        "CREATE DOMAIN number AS bigint CHECK (VALUE < wipe());"
+        "CREATE FUNCTION harmless() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM notes; END;"
+    )
+}
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("SELECT wipe();", "uses wipe"),
+        ("SELECT twice() + twice();", "uses twice"),
+        ("SELECT count FROM wiped;", "uses wiped"),
+        ("INSERT INTO logs (organization_id) VALUES (NULL);", "uses logs"),
+        ("SELECT 1::bigint::number;", "uses number"),
+        ("ALTER VIEW wiped RENAME TO shown; SELECT count FROM shown;", "uses wiped"),
+    ],
+)
+async def test_nor_by_a_function_that_was_there_before(world: World, sql: str, told: str) -> None:
+    wish: dict[str, Any] = {"capabilities": [], "models": []}
+    assert (await world.asks(world.globex, migrations=WIPING, **wish)).status == "done"
+    assert (await world.asks(world.acme, migrations=WIPING, **wish)).status == "done"
+    await world.owner.postgres.execute(
+        "INSERT INTO addon_tickets.notes (organization_id, body) VALUES ($1, 'x')", world.acme.organization_id
+    )
+    outcome = await world.asks(world.globex, version="1.1.0", migrations={**WIPING, "0002_x.sql": sql}, **wish)
+    assert isinstance(outcome.error, Refused)
+    assert outcome.error.code == "data_at_risk"
+    place = f"migrations/0002_x.sql:1 {told}, which changes rows by a function that was there before"
+    assert outcome.error.problems == (Problem("migrations/0002_x.sql:1", "data_rewrite", place),)
+    assert await world.owner.postgres.fetchval("SELECT body FROM addon_tickets.notes") == "x"
+    reads = {
+        **WIPING,
+        "0002_y.sql": "SELECT harmless();\nALTER TABLE notes ADD more text;\nUPDATE notes SET more = old;",
+    }
+    asked = await world.asks(world.globex, version="1.1.0", migrations=reads, **wish)
+    assert (asked.status, asked.error) == ("done", None)
+
+
 async def test_both_kinds_of_harm_are_named_together(world: World) -> None:
     await world.host_installs([], migrations=NOTES, capabilities=[])
     both = {**NOTES, "0002_x.sql": "UPDATE notes SET body = NULL;\nTRUNCATE notes;"}

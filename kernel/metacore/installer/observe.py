@@ -198,6 +198,7 @@ async def _schema(
     known: dict[str, set[str]] = {"view": set(), "type": set(), "function": set()}
     for row in await driver.fetch(OBJECTS, name):
         known[row["kind"]].add(row["name"])
+    writing = await driver.fetch(WRITING, name) if known["function"] else []
     return {
         "exists": True,
         "owner": owner,
@@ -210,6 +211,7 @@ async def _schema(
             functions=known["function"],
             taken_functions=taken,
             fresh=Fresh({table: frozenset(found.columns) for table, found in tables.items()}, views=set(known["view"])),
+            writing=frozenset(row["name"] for row in writing),
         ),
     }
 
@@ -261,6 +263,24 @@ WHERE n.nspname = $1 AND (t.typtype IN ('e', 'd') OR c.relkind = 'c')
 UNION ALL SELECT 'function', p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE n.nspname = $1
 """
+
+WRITING = """
+WITH RECURSIVE reaching (class, object) AS (
+  SELECT 'pg_proc'::regclass::oid, p.oid FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+  WHERE n.nspname = $1 AND pg_get_function_sqlbody(p.oid) ~ '\\m(UPDATE|DELETE|MERGE)\\M'
+  UNION SELECT further.* FROM reaching r, LATERAL (
+    SELECT d.classid, d.objid FROM pg_depend d WHERE d.refclassid = r.class AND d.refobjid = r.object
+    UNION ALL SELECT d.refclassid, d.refobjid FROM pg_depend d
+    WHERE d.classid = r.class AND d.objid = r.object AND d.deptype IN ('a', 'i') AND d.classid IN (
+      'pg_rewrite'::regclass, 'pg_attrdef'::regclass, 'pg_constraint'::regclass, 'pg_trigger'::regclass)
+  ) AS further
+)
+SELECT p.proname AS name FROM reaching r JOIN pg_proc p ON r.class = 'pg_proc'::regclass AND p.oid = r.object
+UNION SELECT c.relname FROM reaching r JOIN pg_class c ON r.class = 'pg_class'::regclass AND c.oid = r.object
+UNION SELECT t.typname FROM reaching r JOIN pg_type t ON r.class = 'pg_type'::regclass AND t.oid = r.object
+"""
+"""Functions whose body changes rows (only those of BEGIN ATOMIC may, and PostgreSQL writes them out in capitals), and
+all that depends on them: what a view, a default, a check or a trigger calls runs when its relation or type is used."""
 
 
 # SQLite

@@ -41,7 +41,8 @@ class Names:
 
     `reserved` are relation names that no addon may use (the kernel's tables); `taken_functions` the functions that
     already exist outside the schema, whose names an addon's own function may not share. `fresh` is what the migrations
-    under judgement made themselves.
+    under judgement made themselves; `writing` are the functions that change rows and were there before, and whatever
+    calls them: other functions, views, tables by a default or a check, types by theirs.
     """
 
     tables: set[str] = field(default_factory=set)
@@ -51,6 +52,7 @@ class Names:
     reserved: frozenset[str] = KERNEL_TABLES
     taken_functions: frozenset[str] = frozenset()
     fresh: Fresh = field(default_factory=Fresh)
+    writing: frozenset[str] = frozenset()
 
     def copy(self) -> Names:
         return Names(
@@ -61,6 +63,7 @@ class Names:
             self.reserved,
             self.taken_functions,
             self.fresh.copy(),
+            self.writing,
         )
 
 

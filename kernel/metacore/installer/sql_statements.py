@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from pglast import ast
-from pglast.enums import AlterTableType, CmdType, ConstrType, DropBehavior, ObjectType, OnConflictAction
+from pglast.enums import AlterTableType, CmdType, ConstrType, DropBehavior, ObjectType
 
 from metacore.installer import sql_rules as rules
-from metacore.installer.sql_functions import Functions
 from metacore.installer.sql_names import (
     KEPT_COLUMNS,
     Names,
@@ -20,19 +19,16 @@ from metacore.installer.sql_names import (
     plain_name,
     type_parts,
 )
-
-WRITING_ACTIONS = frozenset("cnd")
-"""What ON UPDATE of a foreign key may do to the rows that point there: CASCADE, SET NULL, SET DEFAULT."""
+from metacore.installer.sql_rewrites import Rewrites, merge_clauses
 
 
-class Statements(Functions):
-    """One statement's judgement. `judge` raises `NotAllowed`, or brings `known` up to date and fills `risks`, with what
-    is taken away, and `rewrites`, with what is written over."""
+class Statements(Rewrites):
+    """One statement's judgement. `judge` raises `NotAllowed`, or brings `known` up to date and fills `risks` with what
+    is taken away, and `rewrites`."""
 
     def __init__(self, known: Names) -> None:
         super().__init__(known)
         self.risks: list[str] = []
-        self.rewrites: list[str] = []
 
     def judge(self, statement: Tree) -> None:
         kind = type(statement).__name__
@@ -71,7 +67,7 @@ class Statements(Functions):
         if node.tablespacename or node.accessMethod:
             raise NotAllowed("tablespaces and access methods belong to the database's administrator")
         _storage_options(node.options)
-        self._table_made(name, node)
+        self.table_made(name, node)
         self.known.tables.add(name)  # Before its elements: a table may refer to itself.
         self.walk(node.tableElts)
         self.walk(node.constraints)
@@ -86,10 +82,10 @@ class Statements(Functions):
             raise NotAllowed("only CREATE TABLE … AS SELECT is allowed")
         name = self.new_relation(into.rel)
         self.query(node.query)
-        self._table_made(name, node)
+        self.table_made(name, node)
         self.known.tables.add(name)
 
-    def _table_made(self, name: str, node: Tree) -> None:
+    def table_made(self, name: str, node: Tree) -> None:
         there = self.known.tables | self.known.views
         self.known.fresh.table_made(name, there, if_missing=bool(node.if_not_exists))
 
@@ -140,9 +136,9 @@ class Statements(Functions):
         if kind == AlterTableType.AT_AlterColumnType:
             self.risks.append(f"changes the type of {table}.{command.name} and rewrites its values")
         if kind == AlterTableType.AT_SetExpression:
-            self._written_over(table, [command.name], "computes anew")
+            self.written_over(table, [command.name], "computes anew")
         if kind == AlterTableType.AT_AddConstraint:
-            self._cascades(table, command.def_)
+            self.cascades(table, command.def_)
         if kind == AlterTableType.AT_AddColumn and table in self.known.tables:
             self.known.fresh.column_made(table, command.def_.colname, if_missing=bool(command.missing_ok))
         if kind == AlterTableType.AT_DropConstraint:
@@ -153,17 +149,6 @@ class Statements(Functions):
         if command.newowner is not None:
             raise NotAllowed("an addon's objects keep their owner")
         self.walk(command.def_)
-
-    def _cascades(self, table: str, constraint: Tree) -> None:
-        """A foreign key may carry an update of what it points at, even of a new table, into its own columns."""
-        if constraint.contype == ConstrType.CONSTR_FOREIGN and constraint.fk_upd_action in WRITING_ACTIONS:
-            columns = [part.sval for part in constraint.fk_attrs or ()]
-            self._written_over(table, columns, f"lets updates of {constraint.pktable.relname} write over")
-
-    def _written_over(self, table: str, columns: Iterable[str], what: str = "writes over") -> None:
-        stored = self.known.fresh.stored(table, columns)
-        if stored:
-            self.rewrites.append(f"{what} {stored}")
 
     def index(self, node: Tree) -> None:
         if node.concurrent:
@@ -187,17 +172,9 @@ class Statements(Functions):
     def _body(self, node: Tree) -> None:
         """Rows go wherever a query says so: in a CTE, in a MERGE and in the body of a function, too."""
         super()._body(node)
-        merged = any(clause.commandType == CmdType.CMD_DELETE for clause in _merge_clauses(node))
+        merged = any(clause.commandType == CmdType.CMD_DELETE for clause in merge_clauses(node))
         if merged or is_a(node, ast.DeleteStmt):
             self.risks.append(f"deletes rows of {node.relation.relname}")
-        if not is_a(node, ast.SelectStmt):
-            self._written_over(node.relation.relname, [str(target.name) for target in _overwritten(node)])
-
-    def trigger(self, node: Tree) -> None:
-        super().trigger(node)
-        if node.funcname[-1].sval == "tsvector_update_trigger" and node.args:
-            what = f"lets every change of {node.relation.relname} write over"
-            self._written_over(node.relation.relname, [node.args[0].sval], what)
 
     # -- other objects -------------------------------------------------------------------------------------------
 
@@ -253,7 +230,7 @@ class Statements(Functions):
         if kind == ObjectType.OBJECT_COLUMN and node.subname in KEPT_COLUMNS:
             raise NotAllowed(f"column {node.subname!r} belongs to the kernel once it is there")
         self.new_name(node.newname)
-        self._renamed(kind, old, node)
+        self.renamed(kind, old, node)
         moved = {
             ObjectType.OBJECT_TABLE: (self.known.tables, self.known.views),
             ObjectType.OBJECT_VIEW: (self.known.views, self.known.tables),
@@ -267,24 +244,6 @@ class Statements(Functions):
                 return
         if moved is not None:
             raise NotAllowed(f"{old!r} is not an object of this addon")
-
-    def _renamed(self, kind: ObjectType, old: str, node: Tree) -> None:
-        """What is stored stays under a name that nobody asks for; a new table or column may take the old one."""
-        fresh, new = self.known.fresh, node.newname
-        if kind == ObjectType.OBJECT_COLUMN and old in self.known.tables:
-            stored = fresh.stored(old, [node.subname])
-            if stored:
-                self.rewrites.append(f"renames column {stored} to {new}")
-            fresh.column_renamed(old, node.subname, new)
-        elif kind in (ObjectType.OBJECT_TABLE, ObjectType.OBJECT_VIEW):
-            if old in self.known.tables and old not in fresh.tables:
-                self.rewrites.append(f"renames table {old} to {new}")
-            if old in self.known.views:
-                fresh.view_made(new)
-            fresh.table_renamed(old, new)
-        elif old in fresh.types:
-            fresh.types.remove(old)
-            fresh.types.add(new)
 
     def drop(self, node: Tree) -> None:
         kind = ObjectType(node.removeType)
@@ -330,22 +289,6 @@ class Statements(Functions):
         names = object_name(node.object)
         if len(names) != parts:
             raise NotAllowed(f"{'.'.join(names)!r} is qualified; only unqualified names are allowed")
-
-
-def _merge_clauses(node: Tree) -> tuple[Tree, ...]:
-    return tuple(node.mergeWhenClauses or ()) if is_a(node, ast.MergeStmt) else ()
-
-
-def _overwritten(node: Tree) -> tuple[Tree, ...]:
-    """The columns of rows that are there which an UPDATE, a MERGE or an INSERT … ON CONFLICT gives another value."""
-    if is_a(node, ast.UpdateStmt):
-        return tuple(node.targetList)
-    if is_a(node, ast.InsertStmt):
-        clause = node.onConflictClause
-        updates = clause is not None and clause.action == OnConflictAction.ONCONFLICT_UPDATE
-        return tuple(clause.targetList) if updates else ()
-    updating = (clause for clause in _merge_clauses(node) if clause.commandType == CmdType.CMD_UPDATE)
-    return tuple(target for clause in updating for target in clause.targetList)
 
 
 def _is_true(value: Tree) -> bool:

@@ -78,6 +78,9 @@ class Expressions:
         """Whether a subclass judged `node` itself."""
         return False
 
+    def used(self, name: str) -> None:
+        """For a subclass that wants to know which relations, functions and types of the addon are used."""
+
     def children(self, node: Tree, skip: Iterable[str] = ()) -> None:
         for name in node.__slots__:
             if name in skip:
@@ -101,6 +104,7 @@ class Expressions:
         """The unqualified name of a relation that this addon made."""
         name = plain_name(node)
         if name in self.known.tables or (name in self.known.views and not tables_only):
+            self.used(name)
             return name
         if name in self.known.reserved or name.startswith(RESERVED_PREFIXES):
             raise NotAllowed(f"{name!r} is not a table of this addon but the kernel's or the database's own")
@@ -235,6 +239,8 @@ class Expressions:
         own = last in self.known.functions and not qualifier and not self._only_expressions
         if last not in rules.FUNCTIONS and not own:
             raise NotAllowed(f"function {last!r} is not on the list of functions that migrations may call")
+        if own:
+            self.used(last)
         self.children(node, skip=("funcname",))
 
     def _sequence_call(self, node: Tree, name: str) -> None:
@@ -262,6 +268,7 @@ class Expressions:
             raise NotAllowed(f"type {'.'.join(parts)!r} is qualified; only unqualified names are allowed")
         elif parts[0] not in rules.BUILTIN_TYPES | self.known.types | self.known.tables:
             raise NotAllowed(f"type {parts[0]!r} is neither a known built-in type nor one that this addon made")
+        self.used(parts[-1])
         self.children(node, skip=("names",))
 
     def sql_value(self, node: Tree) -> None:
