@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     mode_organizations: Annotated[list[str], NoDecode] = Field(
         default=[],
         description="Ids of organizations that administer the installation, comma separated, * is any: their people may"
-        " change the mode by API, and install what asks for more or takes stored data of others away",
+        " change the mode by API, and install what asks for more or takes away or overwrites what others stored",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: int = Field(default=8000, ge=0, le=65_535, description="Port to listen on")
