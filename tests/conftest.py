@@ -165,3 +165,12 @@ async def sqlite_db(tmp_path: Path) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def databases(request: pytest.FixtureRequest) -> tuple[Database, Database]:
+    """The database that is served and the one that may do DDL, on each dialect; on SQLite they are one."""
+    if request.param == "sqlite":
+        database = request.getfixturevalue("sqlite_db")
+        return database, database
+    return request.getfixturevalue("kernel_db"), request.getfixturevalue("owner_db")

@@ -22,15 +22,6 @@ def _uuid(text: str) -> uuid.UUID:
     return uuid.UUID(text)
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
-def databases(request: pytest.FixtureRequest) -> tuple[Database, Database]:
-    """The database that is served and the one that may do DDL."""
-    if request.param == "sqlite":
-        database = request.getfixturevalue("sqlite_db")
-        return database, database
-    return request.getfixturevalue("kernel_db"), request.getfixturevalue("owner_db")
-
-
 @pytest.fixture
 async def shop(databases: tuple[Database, Database]) -> Shop:
     return await open_shop(*databases)

@@ -45,15 +45,6 @@ class Office:
         return [row["title"] for row in rows]
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
-def databases(request: pytest.FixtureRequest) -> tuple[Database, Database]:
-    """The database that is served and the one that may do DDL."""
-    if request.param == "sqlite":
-        database = request.getfixturevalue("sqlite_db")
-        return database, database
-    return request.getfixturevalue("kernel_db"), request.getfixturevalue("owner_db")
-
-
 @pytest.fixture
 async def organizations(databases: tuple[Database, Database]) -> tuple[Principal, Principal]:
     _, owner = databases

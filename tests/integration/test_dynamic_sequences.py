@@ -35,14 +35,6 @@ INVOICE = ModelDefinition(
 )
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
-def databases(request: pytest.FixtureRequest) -> tuple[Database, Database]:
-    if request.param == "sqlite":
-        database = request.getfixturevalue("sqlite_db")
-        return database, database
-    return request.getfixturevalue("kernel_db"), request.getfixturevalue("owner_db")
-
-
 @pytest.fixture
 async def desk(databases: tuple[Database, Database]) -> Desk:
     desk = Desk(*databases)
