@@ -258,9 +258,8 @@ async def test_files_that_cannot_be_imported_are_refused_as_a_whole(sqlite_desk:
     assert await sqlite_desk.count("tickets") == 0
 
 
-async def test_two_files_are_parsed_at_a_time_of_different_organizations(
-    sqlite_desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def held_parsing(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Semaphore, threading.Event]:
+    """Whoever parses releases the first and waits for the second."""
     entered, go_on = threading.Semaphore(0), threading.Event()
 
     def parse(*given: Any) -> ImportTable:
@@ -269,6 +268,13 @@ async def test_two_files_are_parsed_at_a_time_of_different_organizations(
         return read_table(*given)
 
     monkeypatch.setattr(imports, "read_table", parse)
+    return entered, go_on
+
+
+async def test_two_files_are_parsed_at_a_time_of_different_organizations(
+    sqlite_desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go_on = held_parsing(monkeypatch)
     made = service(sqlite_desk, slot_wait_seconds=0.05)
     acme, globex, third = (sqlite_desk.caller(id) for id in (sqlite_desk.acme, sqlite_desk.globex, uuid.uuid4()))
     snapshot = sqlite_desk.registry.snapshot
@@ -293,14 +299,7 @@ async def test_two_files_are_parsed_at_a_time_of_different_organizations(
 async def test_a_file_is_read_as_soon_as_it_may_be_parsed_and_not_before(
     sqlite_desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entered, go_on = threading.Semaphore(0), threading.Event()
-
-    def parse(*given: Any) -> ImportTable:
-        entered.release()
-        assert go_on.wait(60)
-        return read_table(*given)
-
-    monkeypatch.setattr(imports, "read_table", parse)
+    entered, go_on = held_parsing(monkeypatch)
     made, reads = service(sqlite_desk), []
 
     async def validate(number: int) -> int:
